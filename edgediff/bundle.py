@@ -1,0 +1,281 @@
+"""A bundle: graphs by role, the model's facts and defaults, as the manifest ``edgediff.json`` states them.
+
+The folder layout is that of diffusers and Optimum with the manifest beside ``model_index.json``; a folder
+without a manifest is read by :mod:`edgediff.optimum_folder`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgediff import manifest
+from edgediff.errors import BundleError, IntegrityError
+from edgediff.manifest import Fields
+
+Dim = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A graph's input or output: a symbolic dim is a name, a fixed one a number."""
+
+    name: str
+    dtype: str
+    dims: tuple[Dim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """One file that some runtime loads. ``inputs`` is empty where only the file itself says (no manifest)."""
+
+    runtime: str
+    profile: str
+    file: str
+    precision: str
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """Shape and scale of what the denoiser works on. ``downscale`` maps an axis to result units per latent
+    unit."""
+
+    channels: int
+    axes: tuple[str, ...]
+    downscale: Mapping[str, int]
+    scaling_factor: float
+    shift_factor: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Length of the text encoder's input and the tokenizer file."""
+
+    length: int
+    tokenizer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a call uses unless it says otherwise."""
+
+    sampler: str | None
+    num_inference_steps: int
+    guidance_scale: float
+    size: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What a file of the bundle must be."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle; nothing is loaded yet. ``components`` maps a role to its graphs."""
+
+    path: Path
+    family: str
+    tasks: tuple[str, ...]
+    scheduler: Mapping[str, Any]
+    latents: Latents
+    defaults: Defaults
+    components: Mapping[str, tuple[GraphSpec, ...]]
+    text: Text | None = None
+    guidance_embedding: int | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+    format_version: str | None = None
+
+    @staticmethod
+    def open(path: str | Path) -> Bundle:
+        """Read the manifest in the folder ``path``, or what Optimum's files say where there is none.
+
+        Raises:
+            BundleError: the folder is no bundle, or its manifest is not what the format says.
+            UnsupportedError: the manifest is of another major version.
+        """
+        folder = Path(path)  # never resolved: ONNX Runtime refuses external data behind a resolved cache link
+        if not folder.is_dir():
+            raise BundleError(
+                f"{folder}: there is no such folder; a bundle is a folder with {manifest.MANIFEST}."
+            )
+        if (folder / manifest.MANIFEST).exists():
+            return _parse(folder, manifest.read_json(folder / manifest.MANIFEST))
+        if (folder / "model_index.json").exists():
+            from edgediff.optimum_folder import open_folder
+
+            return open_folder(folder)
+        raise BundleError(
+            f"{folder}: neither {manifest.MANIFEST} nor model_index.json is in it; this is no bundle."
+        )
+
+    def graph(self, role: str, runtime: str | None = None) -> GraphSpec:
+        """Return the first graph of ``role`` (for ``runtime``).
+
+        Raises:
+            BundleError: the bundle has none.
+        """
+        for spec in self.components.get(role, ()):
+            if runtime in (None, spec.runtime):
+                return spec
+        have = ", ".join(f"{r} ({'/'.join(s.runtime for s in g)})" for r, g in self.components.items())
+        wanted = role if runtime is None else f"{role} for {runtime}"
+        raise BundleError(f"{self.path}: there is no graph for {wanted}; the bundle has {have}.")
+
+    def verify(self, names: tuple[str, ...] | None = None) -> None:
+        """Compare size and sha256 of the listed files (or of ``names``) with the manifest.
+
+        Raises:
+            IntegrityError: a file is missing or its bytes differ; the message names it.
+        """
+        for name in self.files if names is None else names:
+            record = self.files[name]
+            file = self.path / name
+            try:
+                size = file.stat().st_size
+                if size != record.bytes:
+                    raise IntegrityError(
+                        f"{file}: {size} bytes, the manifest says {record.bytes}; get the bundle again."
+                    )
+                with file.open("rb") as stream:
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            except OSError as error:
+                raise IntegrityError(
+                    f"{file}: cannot be read ({error.strerror}); get the bundle again."
+                ) from error
+            if digest != record.sha256:
+                raise IntegrityError(
+                    f"{file}: sha256 is {digest}, the manifest says {record.sha256}; get the bundle again."
+                )
+
+
+def _parse(folder: Path, value: Any) -> Bundle:
+    root = Fields(value, str(folder / manifest.MANIFEST))
+    manifest.check_version(root.text("format_version", 16), root.where)
+    root.text("edgediff_version", 64)
+    root.at("origin").text("source", 1024)
+    model = root.at("model")
+    components = {role: _graphs(part) for role, part in root.items("components")}
+    if not components:
+        raise BundleError(f"{root.where}.components: it is empty; a bundle has at least one graph.")
+    files = _files(root)
+    _check_listed(components, files, root.where)
+    guidance = model.maybe("guidance_embedding")
+    return Bundle(
+        path=folder,
+        family=model.text("family", 64),
+        tasks=model.texts("tasks", 32) if "tasks" in model else (),
+        scheduler=model.at("scheduler").value,
+        latents=_latents(model.at("latents")),
+        defaults=_defaults(root.at("defaults")),
+        components=components,
+        text=_text(model.maybe("text"), files, root.where),
+        guidance_embedding=None if guidance is None else guidance.whole("dims", 2),
+        origin=root.at("origin").value,
+        files=files,
+        format_version=root.text("format_version", 16),
+    )
+
+
+def _graphs(part: Fields) -> tuple[GraphSpec, ...]:
+    specs = tuple(
+        GraphSpec(
+            runtime=g.text("runtime", 64),
+            profile=g.text("profile", 64),
+            file=manifest.safe_name(g.text("file"), g.where),
+            precision=g.text("precision", 64),
+            inputs=_tensors(g, "inputs"),
+            outputs=_tensors(g, "outputs"),
+            weights=tuple(
+                manifest.safe_name(w, g.where) for w in (g.texts("weights", 16) if "weights" in g else ())
+            ),
+        )
+        for g in part.objects("graphs")
+    )
+    if not 1 <= len(specs) <= 32:
+        raise BundleError(f"{part.where}.graphs: expected 1 to 32 graphs, found {len(specs)}.")
+    return specs
+
+
+def _tensors(graph: Fields, key: str) -> tuple[TensorSpec, ...]:
+    found = []
+    for tensor in graph.objects(key):
+        dtype = tensor.text("dtype")
+        if dtype not in manifest.DTYPES:
+            raise BundleError(f"{tensor.where}.dtype: {dtype!r} is not one of {', '.join(manifest.DTYPES)}.")
+        dims = tensor.value.get("dims")
+        if not isinstance(dims, list) or len(dims) > 8 or not all(_is_dim(d) for d in dims):
+            raise BundleError(f"{tensor.where}.dims: expected up to 8 names or sizes, found {dims!r:.60}.")
+        found.append(TensorSpec(tensor.text("name"), dtype, tuple(dims)))
+    if not 1 <= len(found) <= 256:
+        raise BundleError(f"{graph.where}.{key}: expected 1 to 256 tensors, found {len(found)}.")
+    return tuple(found)
+
+
+def _is_dim(dim: object) -> bool:
+    if isinstance(dim, str):
+        return 1 <= len(dim) <= 64
+    return isinstance(dim, int) and not isinstance(dim, bool) and 1 <= dim <= 1 << 40
+
+
+def _latents(f: Fields) -> Latents:
+    axes = f.texts("axes", 8)
+    if len(axes) < 2:
+        raise BundleError(
+            f"{f.where}.axes: expected 2 to 8 names, batch and channels first; found {list(axes)}."
+        )
+    scale = f.number("scaling_factor")
+    if scale <= 0:
+        raise BundleError(f"{f.where}.scaling_factor: {scale} is not above 0.")
+    return Latents(f.whole("channels"), axes, f.wholes("downscale"), scale, f.number("shift_factor"))
+
+
+def _defaults(f: Fields) -> Defaults:
+    return Defaults(
+        sampler=f.text("sampler", 64),
+        num_inference_steps=f.whole("num_inference_steps", 1, 1000),
+        guidance_scale=f.number("guidance_scale", 0, 100),
+        size=f.wholes("size") if "size" in f else {},
+    )
+
+
+def _text(f: Fields | None, files: Mapping[str, FileRecord], where: str) -> Text | None:
+    if f is None:
+        return None
+    tokenizer = manifest.safe_name(f.text("tokenizer"), f.where)
+    if tokenizer not in files:
+        raise BundleError(f"{where}: the tokenizer {tokenizer} is not among the listed files.")
+    return Text(f.whole("length", 3), tokenizer)
+
+
+def _files(root: Fields) -> dict[str, FileRecord]:
+    files = {}
+    for name, record in root.items("files"):
+        digest = record.text("sha256", 64)
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise BundleError(f"{record.where}.sha256: expected 64 lower-case hex digits, found {digest!r}.")
+        files[manifest.safe_name(name, f"{root.where}.files")] = FileRecord(
+            record.whole("bytes", 0, 1 << 40), digest
+        )
+    manifest.check_distinct(list(files), f"{root.where}.files")
+    return files
+
+
+def _check_listed(
+    components: Mapping[str, tuple[GraphSpec, ...]], files: Mapping[str, FileRecord], where: str
+) -> None:
+    for role, specs in components.items():
+        for spec in specs:
+            for name in (spec.file, *spec.weights):
+                if name not in files:
+                    raise BundleError(f"{where}: {role} needs {name}, which is not among the listed files.")

@@ -1,0 +1,110 @@
+"""The command line: one file per verb, imported when the verb is used.
+
+Results go to stdout, everything else to stderr. Known errors end with one line and their own exit code; a
+traceback is shown with ``EDGEDIFF_DEBUG=1`` alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import warnings
+from typing import Any
+
+import click
+
+import edgediff
+from edgediff.errors import EdgediffError
+
+VERBS = {
+    "run": "Draw a picture from a prompt.",
+    "export": "Turn a checkpoint into a bundle.",
+    "show": "Say what a bundle holds.",
+    "verify": "Check a bundle's files, graphs and one pass of each.",
+    "devices": "List the devices that graphs can run on here.",
+    "doctor": "Check the installation and say how to repair it.",
+}
+
+
+class Lazy(click.Group):
+    """A group whose verbs live in ``edgediff.cli.<verb>`` and are imported when asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"edgediff.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+def _hyphens(token: str) -> str:
+    """Accept ``--num_inference_steps`` for ``--num-inference-steps``."""
+    return token.replace("_", "-")
+
+
+@click.group(
+    cls=Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _hyphens},
+    epilog='Example: edgediff run "a red circle on a white background" -o out.png',
+)
+@click.version_option(edgediff.__version__, prog_name="edgediff")
+def group() -> None:
+    """Diffusion models on the device: export a checkpoint to a bundle, run it, measure it. No PyTorch."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    warnings.showwarning = _show_warning
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = group.main(arguments, prog_name="edgediff", standalone_mode=False)
+        sys.stdout.flush()
+    except EdgediffError as error:
+        _fail(str(error), error.code, as_json)
+        status = error.exit_code
+    except click.ClickException as error:
+        if as_json:
+            _fail(error.format_message(), "usage", True)
+        else:
+            error.show()
+        status = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; nothing was written.", "cancelled", as_json)
+        status = 130
+    except BrokenPipeError:
+        # Whoever read stdout is gone; what was to be written to files has been.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except Exception as error:
+        if os.environ.get("EDGEDIFF_DEBUG"):
+            raise
+        _fail(
+            f"unexpected {type(error).__name__}: {error}. Set EDGEDIFF_DEBUG=1 and report it.", "bug", as_json
+        )
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, code: str, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"error": {"code": code, "message": message}}))
+    else:
+        click.echo(f"edgediff: {message}", err=True)
+    if os.environ.get("EDGEDIFF_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+
+
+def _show_warning(message: Warning | str, category: Any, filename: Any, lineno: Any, *rest: Any) -> None:
+    del category, filename, lineno, rest
+    click.echo(f"edgediff: warning: {message}", err=True)

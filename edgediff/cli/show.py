@@ -1,0 +1,72 @@
+"""``edgediff show``: what a bundle holds, read from its manifest alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+
+@click.command(short_help="Say what a bundle holds.")
+@click.argument("bundle", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(bundle: str | None, as_json: bool) -> None:
+    """Print what BUNDLE (the embedded model unless given) holds: facts, defaults, graphs and files."""
+    from edgediff.bundle import Bundle
+    from edgediff.pipeline import EMBEDDED
+
+    found = Bundle.open(EMBEDDED if bundle is None else bundle)
+    if as_json:
+        click.echo(json.dumps(_facts(found)))
+        return
+    defaults, latents = found.defaults, found.latents
+    size = " x ".join(f"{v} {k}" for k, v in defaults.size.items())
+    click.echo(f"{found.path}")
+    click.echo(f"  family     {found.family} (format {found.format_version or 'none: no manifest'})")
+    click.echo(
+        f"  source     {found.origin.get('source')}, licence {found.origin.get('license') or 'not stated'}"
+    )
+    click.echo(f"  tasks      {', '.join(found.tasks) or 'not stated'}")
+    click.echo(f"  defaults   {defaults.num_inference_steps} steps of {defaults.sampler or 'its own scheduler'}, "
+               f"guidance {defaults.guidance_scale:g}, {size}")  # fmt: skip
+    click.echo(f"  latents    {latents.channels} channels, scale {latents.scaling_factor:g}, "
+               f"predicts {found.scheduler.get('prediction_type', 'epsilon')}")  # fmt: skip
+    for role, graphs in found.components.items():
+        for graph in graphs:
+            size_mb = (
+                sum(found.files[n].bytes for n in (graph.file, *graph.weights) if n in found.files) / 1e6
+            )
+            click.echo(f"  {role:<12} {graph.file} ({graph.precision}, {graph.profile}, {size_mb:.2f} MB)")
+            for arrow, tensors in (("<-", graph.inputs), ("->", graph.outputs)):
+                for t in tensors:
+                    click.echo(f"      {arrow} {t.name}: {t.dtype} [{', '.join(map(str, t.dims))}]")
+    click.echo(
+        f"  total      {sum(f.bytes for f in found.files.values()) / 1e6:.2f} MB in {len(found.files)} files"
+    )
+
+
+def _facts(found: Any) -> dict[str, Any]:
+    return {
+        "path": str(found.path),
+        "format_version": found.format_version,
+        "family": found.family,
+        "tasks": list(found.tasks),
+        "origin": dict(found.origin),
+        "scheduler": dict(found.scheduler),
+        "defaults": {
+            "sampler": found.defaults.sampler,
+            "num_inference_steps": found.defaults.num_inference_steps,
+            "guidance_scale": found.defaults.guidance_scale,
+            "size": dict(found.defaults.size),
+        },
+        "graphs": {
+            role: [
+                {"file": g.file, "runtime": g.runtime, "profile": g.profile, "precision": g.precision}
+                for g in graphs
+            ]
+            for role, graphs in found.components.items()
+        },
+        "bytes": sum(f.bytes for f in found.files.values()),
+        "files": len(found.files),
+    }

@@ -1,0 +1,129 @@
+"""The loaded half of a bundle: graphs by role, loaded when first needed, each on its own device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from edgediff import runtime as runtimes
+from edgediff.bundle import Bundle
+from edgediff.errors import CancelledError, InputError
+from edgediff.prompt import Tokenizer
+from edgediff.runtime import Graph, GraphInfo, Tensor
+
+ROLES = ("text_encoder", "denoiser", "decoder", "encoder")
+
+
+def parse_devices(device: str) -> dict[str, str]:
+    """Return device by role from ``cpu`` or ``denoiser=cuda,decoder=cpu``; the key ``""`` is for all others.
+
+    Raises:
+        InputError: the text is neither.
+    """
+    chosen: dict[str, str] = {"": "auto"}
+    for item in device.split(","):
+        role, equals, name = item.strip().rpartition("=")
+        if not name or (equals and role not in ROLES) or role in chosen.keys() - {""}:
+            raise InputError(
+                f"device {device!r}: expected a device, or ROLE=DEVICE,... with roles {', '.join(ROLES)}."
+            )
+        chosen[role] = name
+    return chosen
+
+
+class Parts:
+    """Graphs of a bundle, loaded on first use after their bytes were compared with the manifest.
+
+    Args:
+        bundle: where the graphs are.
+        device: a device for all, or ``ROLE=DEVICE,...``.
+        runtime: the runtime's name; ``onnxruntime`` unless given.
+        options: handed to the runtime as they are (``threads``, ...).
+        verify: compare sha256 before the first use of each file.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str = "auto",
+        runtime: str = "onnxruntime",
+        options: Mapping[str, Any] | None = None,
+        verify: bool = True,
+    ) -> None:
+        self.bundle = bundle
+        self._devices = parse_devices(device)
+        self._runtime = runtime
+        self._options = dict(options or {})
+        self._verify = verify
+        self._graphs: dict[str, Graph] = {}
+        self._tokenizer: Tokenizer | None = None
+        self._cancelled = False
+        self.timings: dict[str, float] = {}
+
+    def run(self, role: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run a role's graph once, loading it if need be. Time is added to ``timings[role]``."""
+        graph = self.graph(role)
+        self.check_cancelled()
+        began = time.perf_counter()
+        outputs = graph(inputs)
+        self._count(role, began)
+        self.check_cancelled()  # a cancel that came between the check above and the run is not lost
+        return outputs
+
+    def graph(self, role: str) -> Graph:
+        """Return a role's graph, loaded."""
+        if role not in self._graphs:
+            self.check_cancelled()
+            began = time.perf_counter()
+            # Fakes read no files of ours, so they may name a runtime that the manifest does not.
+            spec = self.bundle.graph(role, self._runtime if self._runtime == "onnxruntime" else None)
+            if self._verify and self.bundle.files:
+                self.bundle.verify((spec.file, *spec.weights))
+            device = self._devices.get(role, self._devices[""])
+            backend = runtimes.find(self._runtime)
+            self._graphs[role] = backend.load(spec, self.bundle.path / spec.file, device, self._options, {})
+            self._count("load", began)
+        return self._graphs[role]
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the bundle's tokenizer."""
+        if self._tokenizer is None:
+            text = self.bundle.text
+            if text is None:
+                raise InputError(f"{self.bundle.path}: this bundle reads no text.")
+            began = time.perf_counter()
+            if self._verify and text.tokenizer in self.bundle.files:
+                self.bundle.verify((text.tokenizer,))
+            self._tokenizer = Tokenizer((self.bundle.path / text.tokenizer).parent, text.length)
+            self._count("load", began)
+        return self._tokenizer
+
+    def infos(self) -> dict[str, GraphInfo]:
+        """Return what is loaded and where it runs."""
+        return {role: graph.info for role, graph in self._graphs.items()}
+
+    def cancel(self) -> None:
+        """Stop whatever runs; may be called from any thread."""
+        self._cancelled = True
+        for graph in list(self._graphs.values()):
+            graph.cancel()
+
+    def start(self) -> None:
+        """Begin a new result: forget an earlier cancel and earlier timings."""
+        self._cancelled = False
+        self.timings = {}
+
+    def check_cancelled(self) -> None:
+        """Raise CancelledError if :meth:`cancel` was called since :meth:`start`."""
+        if self._cancelled:
+            raise CancelledError("cancelled: the caller stopped the work; nothing was written.")
+
+    def close(self) -> None:
+        """Give all graphs back."""
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs.clear()
+
+    def _count(self, name: str, began: float) -> None:
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - began

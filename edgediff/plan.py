@@ -1,0 +1,49 @@
+"""A plan: everything that one result needs, ready to be walked. Nothing runs until somebody iterates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgediff.errors import NumericError
+from edgediff.noise import Noise
+from edgediff.sampler import Array, Denoiser, Sampler, Step
+from edgediff.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``x`` is the start, already scaled; ``decode`` turns the last sample into the task's result."""
+
+    denoise: Denoiser
+    x: Array
+    schedule: Schedule
+    sampler: Sampler
+    noise: Noise
+    decode: Callable[[Array], Any]
+
+    def __iter__(self) -> Iterator[Step]:
+        """Walk the schedule, one Step per hop.
+
+        Raises:
+            NumericError: a sample is not finite; the message names the step.
+        """
+        for step in self.sampler(self.denoise, self.x, self.schedule, self.noise):
+            if not np.isfinite(step.x).all():
+                raise NumericError(
+                    f"sampler: the sample after step {step.i + 1} of {len(self)} holds NaN or Inf."
+                )
+            yield step
+
+    def __len__(self) -> int:
+        return len(self.schedule.hops)
+
+    def run(self) -> Any:
+        """Walk to the end and decode."""
+        x = self.x
+        for step in self:
+            x = step.x
+        return self.decode(x)

@@ -1,0 +1,124 @@
+"""The boundary to what executes graphs: one method wide, found by name.
+
+A runtime is a module ``edgediff.runtimes.<name>`` (or an entry point of the group ``edgediff.runtimes``) with
+a function ``runtime()`` that returns a :class:`Runtime`. Tests use ``null`` and ``recorded``, which need no
+weights.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgediff.bundle import GraphSpec, TensorSpec
+from edgediff.errors import InputError, UnsupportedError
+
+Tensor = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInfo:
+    """What a loaded graph is and where its nodes run. ``load_seconds`` is the time of loading."""
+
+    runtime: str
+    device: str
+    provider: str
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    load_seconds: float = 0.0
+
+
+class Graph(Protocol):
+    """A loaded graph. Calls are not concurrent; :meth:`cancel` may come from any thread or signal handler."""
+
+    @property
+    def info(self) -> GraphInfo: ...
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run once. Raises CancelledError after :meth:`cancel`, ResourceError when memory runs out."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop the running call as soon as the runtime can."""
+        ...
+
+    def close(self) -> None:
+        """Give memory back; the graph cannot be called afterwards."""
+        ...
+
+
+class Runtime(Protocol):
+    """Loads graphs on devices."""
+
+    def devices(self) -> Sequence[str]:
+        """Return the names that ``device`` may take here and now, the default first."""
+        ...
+
+    def load(
+        self,
+        spec: GraphSpec,
+        file: Path,
+        device: str,
+        options: Mapping[str, Any],
+        constants: Mapping[str, Tensor],
+    ) -> Graph:
+        """Load ``file`` on exactly ``device``. ``constants`` are inputs bound for the life of the graph.
+
+        Raises:
+            InputError: the device is unknown.
+            UnsupportedError: this machine or build lacks it; the message says what to install.
+            BundleError: the file is not a graph that the runtime reads.
+        """
+        ...
+
+
+def names() -> tuple[str, ...]:
+    """Return the runtimes that can be named: those that ship and those that entry points add."""
+    package = importlib.util.find_spec("edgediff.runtimes")
+    folders = list(package.submodule_search_locations or ()) if package else []
+    own = {f.stem for folder in folders for f in Path(folder).glob("*.py") if not f.stem.startswith("_")}
+    added = {point.name for point in importlib.metadata.entry_points(group="edgediff.runtimes")}
+    return tuple(sorted(own | added))
+
+
+def find(name: str) -> Runtime:
+    """Return the runtime ``name``.
+
+    Raises:
+        InputError: there is no such runtime.
+        UnsupportedError: its package is not installed.
+    """
+    if name not in names():
+        raise InputError(f"runtime {name!r} is unknown; choose one of {', '.join(names())}.")
+    for point in importlib.metadata.entry_points(group="edgediff.runtimes"):
+        if point.name == name:
+            found: Runtime = point.load()()
+            return found
+    try:
+        module = importlib.import_module(f"edgediff.runtimes.{name}")
+    except ImportError as error:
+        raise UnsupportedError(f"runtime {name!r} cannot be loaded: {error}.") from error
+    own: Runtime = module.runtime()
+    return own
+
+
+def fitted(value: float, spec: TensorSpec, batch: int) -> Tensor:
+    """Return a scalar such as the timestep in the dtype and rank that a graph's input has.
+
+    Exports differ: a scalar, one number, or one per batch entry; integers or floats.
+    """
+    dtype = np.dtype(spec.dtype)
+    if not spec.dims:
+        return np.asarray(value, dtype)
+    per_picture = isinstance(spec.dims[0], str) and "batch" in spec.dims[0]
+    return np.full((batch if per_picture else 1,), value, dtype)

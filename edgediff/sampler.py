@@ -1,0 +1,124 @@
+"""Samplers: what they are, and how one is found by name or by a diffusers ``scheduler_config.json``.
+
+A sampler is a generator function that walks a schedule and yields a :class:`Step` per hop. It sees only clean
+predictions (see :mod:`edgediff.denoise`); its state is local variables; progress, previews and cancelling are
+the caller's ``for``. Each family is one file in :mod:`edgediff.samplers` with ``DEFAULTS`` (the diffusers
+class's own), ``schedule(config, request)`` and ``sampler(config)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgediff.errors import BundleError, InputError, UnsupportedError
+from edgediff.noise import Noise
+from edgediff.schedule import Config, Point, Request, Schedule
+
+Array = NDArray[np.float32]
+Denoiser = Callable[[Array, Point], Array]
+"""A noisy sample at a point -> the clean sample that the network predicts, same shape."""
+
+
+class Step(NamedTuple):
+    """One hop done: its index, the sample after it and the clean prediction it used."""
+
+    i: int
+    x: Array
+    clean: Array
+
+
+class Sampler(Protocol):
+    """A generator function over hops; it draws from ``noise`` only what its mathematics needs, in order."""
+
+    def __call__(self, denoise: Denoiser, x: Array, schedule: Schedule, noise: Noise) -> Iterator[Step]: ...
+
+
+class Solver(NamedTuple):
+    """A sampler family bound to one configuration."""
+
+    name: str
+    config: Config
+    schedule: Callable[[Request], Schedule]
+    sampler: Sampler
+
+
+_FAMILIES = {
+    "ddim": ("edgediff.samplers.ddim", "DDIMScheduler", {}),
+    "euler": ("edgediff.samplers.euler", "EulerDiscreteScheduler", {}),
+    "euler_karras": ("edgediff.samplers.euler", "EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    "dpmpp_2m": ("edgediff.samplers.dpmpp", "DPMSolverMultistepScheduler", {}),
+    "dpmpp_2m_karras": (
+        "edgediff.samplers.dpmpp",
+        "DPMSolverMultistepScheduler",
+        {"use_karras_sigmas": True},
+    ),
+    "flow_euler": ("edgediff.samplers.flow_euler", "FlowMatchEulerDiscreteScheduler", {}),
+    "lcm": ("edgediff.samplers.lcm", "LCMScheduler", {}),
+}
+"""Name -> (module, diffusers class, options that the name itself sets)."""
+
+
+def names() -> tuple[str, ...]:
+    """Return the names that :func:`find` takes."""
+    return tuple(sorted(_FAMILIES))
+
+
+def name_of(scheduler_class: str) -> str:
+    """Return the sampler that a diffusers scheduler class names.
+
+    Raises:
+        UnsupportedError: no family reads that class.
+    """
+    for name, (_, class_name, _) in _FAMILIES.items():
+        if class_name == scheduler_class:
+            return name
+    known = ", ".join(sorted({row[1] for row in _FAMILIES.values()}))
+    raise UnsupportedError(
+        f"scheduler {scheduler_class!r} has no sampler here; edgediff reads {known}. "
+        f"Name another sampler with --sampler: {', '.join(names())}."
+    )
+
+
+def find(config: Mapping[str, Any], name: str | None = None, **options: Any) -> Solver:
+    """Return the sampler ``name`` for a diffusers scheduler configuration.
+
+    Without ``name`` the configuration's own ``_class_name`` decides. As diffusers' ``from_config`` does,
+    values that the file marks as mere defaults of another class (``_use_default_values``) are not carried
+    over, and keys of other families are ignored. ``options`` overrides single keys (``eta=0.5``).
+
+    Raises:
+        InputError: the name or an option is unknown.
+        BundleError: the configuration has no class name, or a value that no family reads.
+    """
+    own_class = config.get("_class_name")
+    if name is None:
+        if not isinstance(own_class, str):
+            raise BundleError(
+                "scheduler config: _class_name is missing, so no sampler can be chosen; name one."
+            )
+        name = name_of(own_class)
+    if name not in _FAMILIES:
+        raise InputError(f"sampler {name!r} is unknown; choose one of {', '.join(names())}.")
+    module_name, class_name, preset = _FAMILIES[name]
+    family = importlib.import_module(module_name)
+    defaults: dict[str, Any] = dict(family.DEFAULTS)
+    stale = set(config.get("_use_default_values") or ()) if own_class != class_name else set()
+    carried = {k: v for k, v in config.items() if k in defaults and k not in stale}
+    unknown = sorted(set(options) - set(defaults))
+    if unknown:
+        raise InputError(
+            f"sampler {name}: {', '.join(unknown)} is no option of it; it takes {', '.join(defaults)}."
+        )
+    merged = {**defaults, **carried, **preset, **options}
+    for key, supported in family.SUPPORTED.items():
+        if merged[key] not in supported:
+            raise UnsupportedError(
+                f"sampler {name}: {key}={merged[key]!r} is not implemented; it takes "
+                f"{', '.join(map(str, supported))}."
+            )
+    return Solver(name, merged, lambda request: family.schedule(merged, request), family.sampler(merged))

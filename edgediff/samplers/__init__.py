@@ -1,0 +1,1 @@
+"""Sampler families, one file each; :func:`edgediff.sampler.find` chooses among them."""

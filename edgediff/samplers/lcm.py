@@ -1,0 +1,63 @@
+"""Latent consistency models, multistep sampling: Luo et al. (2023, arXiv:2310.04378), algorithm 3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from edgediff.denoise import limit_of
+from edgediff.errors import InputError
+from edgediff.noise import Noise
+from edgediff.sampler import Array, Denoiser, Sampler, Step
+from edgediff.schedule import Config, Point, Request, Schedule, alphas_cumprod, checked_timesteps
+
+DEFAULTS = {
+    "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule":
+    "scaled_linear", "trained_betas": None, "original_inference_steps": 50, "clip_sample": False,
+    "clip_sample_range": 1.0, "set_alpha_to_one": True, "steps_offset": 0, "prediction_type": "epsilon",
+    "thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0,
+    "timestep_spacing": "leading", "timestep_scaling": 10.0, "rescale_betas_zero_snr": False,
+}  # fmt: skip
+SUPPORTED = {"prediction_type": ("epsilon", "v_prediction", "sample")}
+SIGMA_DATA = 0.5
+
+
+def schedule(config: Config, request: Request) -> Schedule:
+    """Timesteps are drawn from the grid of the distillation: every (T // original_inference_steps)-th, less
+    one."""
+    products = alphas_cumprod(config)
+    total = len(products)
+    original = config["original_inference_steps"]
+    if request.timesteps is not None:
+        times = checked_timesteps(request.timesteps, total)
+    else:
+        if request.steps > original:
+            raise InputError(
+                f"steps: {request.steps} were asked for, but this model was distilled on {original}; ask "
+                "for at most that."
+            )
+        grid = (np.arange(1, original + 1) * (total // original) - 1)[::-1]
+        chosen = np.floor(np.linspace(0, original, request.steps, endpoint=False)).astype(int)
+        times = tuple(float(t) for t in grid[chosen])
+    points = [Point(t, float(products[int(t)]) ** 0.5, (1 - float(products[int(t)])) ** 0.5) for t in times]
+    # The last hop ends at the clean sample.
+    return Schedule(1.0, tuple(zip(points, [*points[1:], Point(0.0, 1.0, 0.0)], strict=True)))
+
+
+def sampler(config: Config) -> Sampler:
+    """Return LCM sampling: predict, then noise again to the next level; one draw per hop but the last."""
+    scaling = float(config["timestep_scaling"])
+    limit = limit_of(config)
+
+    def lcm(denoise: Denoiser, x: Array, schedule: Schedule, noise: Noise) -> Iterator[Step]:
+        for i, (here, there) in enumerate(schedule.hops):
+            clean = denoise(x, here) if limit is None else limit(denoise(x, here))
+            scaled = here.t * scaling
+            skip = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
+            out = scaled / (scaled**2 + SIGMA_DATA**2) ** 0.5
+            clean = out * clean + skip * x
+            x = clean if there.sigma == 0 else there.alpha * clean + there.sigma * noise.draw(x.shape)
+            yield Step(i, x, clean)
+
+    return lcm

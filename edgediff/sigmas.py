@@ -1,0 +1,69 @@
+"""Helpers in sigma space (noise level relative to the clean sample, ``sigma / alpha``), shared by solver
+families."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgediff.errors import BundleError
+from edgediff.schedule import Config, Floats
+
+ZERO_SNR_LAST = 2.0**-24
+"""alpha-bar of the noisiest step where zero terminal SNR would make sigma infinite (the value diffusers
+uses)."""
+
+
+def sigma_table(products: Floats, zero_snr: bool) -> Floats:
+    """Return ``sigma / alpha`` per training timestep, shape (num_train_timesteps,), rising."""
+    products = products.copy()
+    if zero_snr:
+        products[-1] = ZERO_SNR_LAST
+    return np.sqrt((1 - products) / products)
+
+
+def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Floats:
+    """Return ``steps`` sigmas from ``high`` down to ``low``: Karras et al. (2022), eq. 5."""
+    ramp = np.linspace(0, 1, steps)
+    sigmas: Floats = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    return sigmas
+
+
+def exponential(low: float, high: float, steps: int) -> Floats:
+    """Return ``steps`` sigmas from ``high`` down to ``low``, evenly spaced in their logarithm."""
+    return np.exp(np.linspace(np.log(high), np.log(low), steps))
+
+
+def timestep_of(sigmas: Floats, table: Floats) -> Floats:
+    """Return the fractional timesteps of ``sigmas`` by interpolating log sigma in the training table."""
+    logs = np.log(table)
+    return np.interp(np.log(np.maximum(sigmas, 1e-10)), logs, np.arange(len(table), dtype=np.float64))
+
+
+def last_sigma(config: Config, products: Floats) -> float:
+    """Return where the last hop ends: 0, or the sigma of the cleanest training step."""
+    kind = config["final_sigmas_type"]
+    if kind == "zero":
+        return 0.0
+    if kind == "sigma_min":
+        return float(np.sqrt((1 - products[0]) / products[0]))
+    raise BundleError(f"scheduler config: final_sigmas_type {kind!r} is unknown; use zero or sigma_min.")
+
+
+def respaced(config: Config, sigmas: Floats, steps: int) -> Floats | None:
+    """Return Karras or exponential sigmas between the ends of ``sigmas``, or None where neither is
+    configured.
+
+    ``sigma_min`` and ``sigma_max`` of the configuration win over the ends.
+    """
+    low = config.get("sigma_min")
+    high = config.get("sigma_max")
+    low = float(sigmas[-1]) if low is None else float(low)
+    high = float(sigmas[0]) if high is None else float(high)
+    wanted = [k for k in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if config.get(k)]
+    if len(wanted) > 1:
+        raise BundleError(f"scheduler config: {' and '.join(wanted)} exclude each other; keep one.")
+    if config.get("use_karras_sigmas"):
+        return karras(low, high, steps)
+    if config.get("use_exponential_sigmas"):
+        return exponential(low, high, steps)
+    return None

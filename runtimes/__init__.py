@@ -1,0 +1,2 @@
+"""Runtimes, one file each, found by name through :mod:`edgediff.runtime`; files that start with _ are
+helpers."""
