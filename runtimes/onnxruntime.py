@@ -16,7 +16,7 @@ from edgediff.bundle import GraphSpec, TensorSpec
 from edgediff.errors import BundleError, CancelledError, EdgediffError, ResourceError
 from edgediff.runtime import GraphInfo, Tensor
 from edgediff.runtimes import _ort_providers as providers
-from edgediff.runtimes._threads import available_threads
+from edgediff.threads import available_threads
 
 _DTYPES = {
     "tensor(float)": "float32",

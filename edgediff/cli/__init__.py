@@ -105,6 +105,13 @@ def _fail(message: str, code: str, as_json: bool) -> None:
         traceback.print_exc()
 
 
-def _show_warning(message: Warning | str, category: Any, filename: Any, lineno: Any, *rest: Any) -> None:
-    del category, filename, lineno, rest
+def _show_warning(
+    message: Warning | str,
+    category: Any,
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    del category, filename, lineno, file, line
     click.echo(f"edgediff: warning: {message}", err=True)

@@ -7,12 +7,12 @@ import importlib.util
 import json
 import os
 import platform
-import sys
 from typing import Any
 
 import click
 
 from edgediff.errors import CheckFailed, EdgediffError
+from edgediff.threads import available_threads
 
 PACKAGES = ("edgediff", "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "pillow", "click", "onnx",
             "safetensors", "coremltools", "onnxruntime-ep-openvino")  # fmt: skip
@@ -25,7 +25,7 @@ def command(as_json: bool) -> None:
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "threads": _threads(),
+        "threads": available_threads(),
         "packages": {name: _version(name) for name in PACKAGES},
         "telemetry": _telemetry(),
     }
@@ -62,19 +62,9 @@ def _faults(facts: dict[str, Any]) -> list[str]:
     except EdgediffError as error:
         if len(owners) < 2:
             faults.append(str(error))
-    if sys.version_info < (3, 11):
-        faults.append(f"Python {facts['python']} is too old; edgediff needs 3.11 or newer")
     if not EMBEDDED.is_dir():
-        faults.append(
-            "the embedded model is missing from this installation; repair: pip install --force-reinstall edgediff"
-        )
+        faults.append("the embedded model is missing; repair: pip install --force-reinstall edgediff")
     return faults
-
-
-def _threads() -> int:
-    from edgediff.runtimes._threads import available_threads
-
-    return available_threads()
 
 
 def _version(name: str) -> str | None:

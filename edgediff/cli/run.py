@@ -70,8 +70,8 @@ def command(
     pipe = load(model, device=device, runtime=runtime, threads=threads)
     call = text2image.request(
         pipe.bundle, prompt, negative_prompt=negative_prompt, num_inference_steps=steps, sampler=sampler,
-        guidance_scale=guidance_scale, guidance_rescale=guidance_rescale, height=height, width=width, seed=seed,
-        eta=eta,
+        guidance_scale=guidance_scale, guidance_rescale=guidance_rescale, height=height, width=width,
+        seed=seed, eta=eta,
     )  # fmt: skip
     progress = not quiet and not as_json and sys.stderr.isatty()
     x = None

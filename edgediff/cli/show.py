@@ -28,8 +28,8 @@ def command(bundle: str | None, as_json: bool) -> None:
         f"  source     {found.origin.get('source')}, licence {found.origin.get('license') or 'not stated'}"
     )
     click.echo(f"  tasks      {', '.join(found.tasks) or 'not stated'}")
-    click.echo(f"  defaults   {defaults.num_inference_steps} steps of {defaults.sampler or 'its own scheduler'}, "
-               f"guidance {defaults.guidance_scale:g}, {size}")  # fmt: skip
+    steps = f"{defaults.num_inference_steps} steps of {defaults.sampler or 'its own scheduler'}"
+    click.echo(f"  defaults   {steps}, guidance {defaults.guidance_scale:g}, {size}")
     click.echo(f"  latents    {latents.channels} channels, scale {latents.scaling_factor:g}, "
                f"predicts {found.scheduler.get('prediction_type', 'epsilon')}")  # fmt: skip
     for role, graphs in found.components.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -21,11 +22,10 @@ def command(bundle: str | None, as_json: bool) -> None:
     found = Bundle.open(EMBEDDED if bundle is None else bundle)
     found.verify()
     pipe = load(found, verify=False)
-    smallest = {axis: max(factor, 64) // factor * factor for axis, factor in found.latents.downscale.items()}
-    pipe("", num_inference_steps=1, seed=0, guidance_scale=1.0, output_type="np", **smallest)
+    sizes: dict[str, Any] = {a: max(f, 64) // f * f for a, f in found.latents.downscale.items()}
+    pipe("", num_inference_steps=1, seed=0, guidance_scale=1.0, output_type="np", **sizes)
     result = {"bundle": str(found.path), "files": len(found.files), "graphs": len(pipe.infos()), "ok": True}
-    click.echo(
-        json.dumps(result)
-        if as_json
-        else f"{found.path}: {result['files']} files match, {result['graphs']} graphs ran, the picture is finite"
+    text = (
+        f"{found.path}: {result['files']} files match, {result['graphs']} graphs ran, the picture is finite"
     )
+    click.echo(json.dumps(result) if as_json else text)
