@@ -35,7 +35,8 @@ def schedule(config: Config, request: Request) -> Schedule:
     """Points have alpha = 1 - sigma; the network is told 1000 * sigma.
 
     Without explicit sigmas the ends of the spacing are the shifted ends of the training table and the shift
-    is applied once more, as diffusers does; explicit sigmas and timesteps are shifted once.
+    is applied once more, as diffusers does; explicit sigmas are shifted once. Explicit timesteps are told to
+    the network as they are while the sigmas derived from them are shifted, which is diffusers' rule too.
     """
     total = config["num_train_timesteps"]
     shift = float(config["shift"])
@@ -48,8 +49,9 @@ def schedule(config: Config, request: Request) -> Schedule:
         sigmas = _shifted(np.linspace(ends[0], ends[1], request.steps), shift)
     if not len(sigmas) or not np.all(np.diff(sigmas) < 0) or not np.all((sigmas > 0) & (sigmas <= 1)):
         raise InputError(f"sigmas: {sigmas.tolist()} must fall strictly inside (0, 1].")
-    levels = [*sigmas.tolist(), 0.0]
-    return Schedule(1.0, chained([Point(total * s, 1 - s, s) for s in levels]))
+    times = total * sigmas if request.timesteps is None else np.asarray(request.timesteps, np.float64)
+    points = [Point(float(t), 1 - s, s) for t, s in zip(times, sigmas.tolist(), strict=True)]
+    return Schedule(1.0, chained([*points, Point(0.0, 1.0, 0.0)]))
 
 
 def sampler(config: Config) -> Sampler:
