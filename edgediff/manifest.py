@@ -26,11 +26,12 @@ _DEVICE_NAMES = frozenset(
 )
 
 
-def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
+def read_json(path: Path, limit: int = MAX_BYTES, unbounded: bool = False) -> Any:
     """Return the JSON value in ``path``.
 
     Stricter than the standard library: at most ``limit`` bytes and 16 levels, UTF-8 without a mark, no key
-    twice, no NaN or Infinity, no lone surrogate and no NUL.
+    twice, no NaN or Infinity, no lone surrogate and no NUL. ``unbounded`` drops top-level keys
+    whose value is infinite: diffusers writes ``"lambda_min_clipped": -Infinity``, which means no bound.
 
     Raises:
         BundleError: the file is missing or is not such JSON.
@@ -46,10 +47,13 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
     if raw.startswith(b"version https://git-lfs"):
         raise BundleError(f"{path}: this is a git-LFS pointer, not the file; fetch it with `git lfs pull`.")
     _check_depth(raw, path)
+    constant = _infinity if unbounded else _no_constant
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=constant)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not valid JSON ({error}).") from error
+    if unbounded and isinstance(value, dict):
+        value = {k: v for k, v in value.items() if v not in (math.inf, -math.inf)}
     _check_values(value, str(path))
     return value
 
@@ -72,6 +76,10 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(k for k in keys if keys.count(k) > 1)
         raise ValueError(f"the key {twice!r} stands twice")
     return found
+
+
+def _infinity(name: str) -> Any:
+    return float(name) if name != "NaN" else _no_constant(name)
 
 
 def _no_constant(name: str) -> Any:

@@ -48,7 +48,7 @@ def open_folder(folder: Path) -> Bundle:
             f"{folder}: no graph for {', '.join(missing)}; a PyTorch folder has to be exported first."
         )
     unet, vae = _config(folder, "unet"), _config(folder, "vae_decoder")
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", unbounded=True)
     factor = 2 ** (len(vae.value.get("block_out_channels", ())) - 1)
     size = int(unet.value.get("sample_size") or 64) * factor
     few_steps = scheduler.get("_class_name") == "LCMScheduler"

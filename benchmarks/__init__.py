@@ -1,0 +1,1 @@
+"""Comparisons, sweeps and the reference model."""

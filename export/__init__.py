@@ -1,0 +1,1 @@
+"""From a checkpoint to a bundle: read, record, emit, write. Never imports PyTorch."""

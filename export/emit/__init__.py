@@ -1,0 +1,1 @@
+"""The operations that networks are written against, the graph they record, and the emitters."""

@@ -1,0 +1,30 @@
+"""A pass: floating-point operations, one multiply-add counting as two.
+
+Convolution 2 k k Cin Cout H W; linear 2 S Cin Cout; attention 4 Sq Sk C. Nothing else is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+from edgediff.export.emit.graph import Graph
+from edgediff.export.emit.sizes import Extents, sizes
+
+
+def flops(graph: Graph, inputs: Mapping[str, Extents], batch: int = 1) -> dict[str, int]:
+    """The work by class of operation: ``conv``, ``linear``, ``attention`` and their sum as ``total``."""
+    known = sizes(graph, inputs)
+    work = {"conv": 0, "linear": 0, "attention": 0}
+    for node in graph.nodes:
+        places = prod(known[node.output.id])
+        weight = node.parameter("weight")
+        if node.op in ("conv", "downsample") and weight is not None:
+            work["conv"] += 2 * weight.size * places * batch
+        elif node.op == "linear" and weight is not None:
+            work["linear"] += 2 * weight.size * places * batch
+        elif node.op == "attention":
+            q, k, v = node.inputs
+            products = q.channels + v.channels
+            work["attention"] += 2 * places * prod(known[k.id]) * products * batch
+    return {**work, "total": sum(work.values())}

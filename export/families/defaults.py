@@ -1,0 +1,80 @@
+"""What a bundle does when the caller says nothing, by the scheduler's class or the checkpoint's own file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from edgediff.errors import SourceError
+from edgediff.export.json_files import read_json
+from edgediff.export.sources import Source
+
+# An optional file of a model folder: {"defaults": {"num_inference_steps": 4, ...}}.
+OVERRIDES = "edgediff_defaults.json"
+_KNOWN = ("sampler", "num_inference_steps", "guidance_scale", "size")
+_SAMPLERS = {
+    "DDIMScheduler": "ddim",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "EulerDiscreteScheduler": "euler",
+    "LCMScheduler": "lcm",
+    "PNDMScheduler": "pndm",
+}
+
+
+def defaults(
+    source: Source,
+    scheduler: Mapping[str, Any],
+    guidance_channels: int | None,
+    unet: Mapping[str, Any],
+    downscale: int,
+) -> dict[str, Any]:
+    """Sampler, steps, guidance and size."""
+    sampler = sampler_name(str(scheduler.get("_class_name", "")))
+    if sampler == "":
+        raise SourceError(f"{source.folder / 'scheduler'}: scheduler_config.json names no _class_name.")
+    distilled = sampler == "lcm"
+    guidance = 8.5 if guidance_channels is not None else 1.0 if distilled else 7.5
+    found = {
+        "sampler": sampler,
+        "num_inference_steps": 4 if distilled else 20,
+        "guidance_scale": guidance,
+        "size": _size(unet.get("sample_size"), downscale),
+    }
+    return {**found, **_overrides(source)}
+
+
+def sampler_name(class_name: str) -> str:
+    """The sampler for a scheduler class of diffusers: ``HeunDiscreteScheduler`` is ``heun_discrete``."""
+    words = re.sub(
+        r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", class_name.removesuffix("Scheduler")
+    )
+    return _SAMPLERS.get(class_name, words.lower())
+
+
+def _size(sample_size: Any, downscale: int) -> dict[str, int]:
+    pair = (
+        sample_size if isinstance(sample_size, list | tuple) and len(sample_size) == 2 else [sample_size] * 2
+    )
+    sides = [side if isinstance(side, int) and 0 < side <= 4096 else 64 for side in pair]
+    return {"height": sides[0] * downscale, "width": sides[1] * downscale}
+
+
+def _overrides(source: Source) -> dict[str, Any]:
+    path = source.folder / OVERRIDES
+    if not path.is_file():
+        return {}
+    given = read_json(path).get("defaults")
+    if not isinstance(given, dict) or set(given) - set(_KNOWN):
+        raise SourceError(f"{path}: expected an object 'defaults' with some of {', '.join(_KNOWN)}.")
+    sound: dict[str, Callable[[Any], bool]] = {
+        "sampler": lambda v: isinstance(v, str) and 0 < len(v) <= 64,
+        "num_inference_steps": lambda v: type(v) is int and 1 <= v <= 1000,
+        "guidance_scale": lambda v: type(v) in (int, float) and 0 <= v <= 100,
+        "size": lambda v: isinstance(v, dict) and all(type(n) is int and 0 < n <= 65536 for n in v.values()),
+    }
+    for key, value in given.items():
+        if not sound[key](value):
+            raise SourceError(f"{path}: {key} is {str(value)[:80]}, which is out of range.")
+    return given

@@ -1,0 +1,131 @@
+"""The recorded text encoder and the made tokenizer against transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from export_helpers import build, difference, run, write_json, write_safetensors, write_tokenizer  # noqa: E402
+from export_parity import halved, randomise, saved  # noqa: E402
+
+from edgediff.export.checkpoint import clip_spellings  # noqa: E402
+from edgediff.export.networks import clip_text  # noqa: E402
+from edgediff.export.tensors import Tensors  # noqa: E402
+from edgediff.export.tokenizer import tokenizer_files  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+TOLERANCE = 1e-4
+BASE: dict[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 11,
+    "bos_token_id": 48,
+    "eos_token_id": 49,
+}
+CASES: dict[str, tuple[dict[str, Any], int, int]] = {
+    "whole length": (BASE, 1, 11),
+    "batch, shorter": (BASE, 2, 7),
+    "gelu, heads, eps": (
+        {**BASE, "hidden_act": "gelu", "num_attention_heads": 4, "layer_norm_eps": 1e-3},
+        2,
+        11,
+    ),
+    "largest id pools": ({**BASE, "eos_token_id": 2}, 3, 9),
+    "one layer, one head": ({**BASE, "num_hidden_layers": 1, "num_attention_heads": 1}, 1, 4),
+}
+
+
+def some_ids(batch: int, length: int) -> np.ndarray[Any, Any]:
+    """Sentences that end at different places; the end may come again, as padding."""
+    ids = np.random.default_rng(3).integers(3, 47, (batch, length))
+    ids[:, 0] = 48
+    for i in range(batch):
+        ids[i, length - 2 - i :] = 49
+    return ids
+
+
+@pytest.mark.parametrize("storage", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", CASES)
+def test_equal(name: str, storage: Any, tmp_path: Path) -> None:
+    config, batch, length = CASES[name]
+    reference = randomise(transformers.CLIPTextModel(transformers.CLIPTextConfig(**config)))
+    tensors, saved_config = saved(reference, tmp_path)
+    graph = clip_text.record(clip_text.configure(saved_config, "config.json"))
+    path = build(graph, tensors, clip_spellings, tmp_path, storage)
+    if storage == "fp16":
+        halved(reference)
+    ids = some_ids(batch, length)
+    with torch.no_grad():
+        wanted = reference(torch.from_numpy(ids))
+    found = run(path, {"input_ids": ids})
+    assert list(found) == ["last_hidden_state", "pooler_output"]
+    for key in found:
+        assert difference(found[key], wanted[key].numpy()) < TOLERANCE
+
+
+def test_classic_names_and_positions_buffer(tmp_path: Path) -> None:
+    reference = randomise(transformers.CLIPTextModel(transformers.CLIPTextConfig(**BASE)))
+    state = {
+        f"text_model.{name.removeprefix('text_model.')}": value.numpy()
+        for name, value in reference.state_dict().items()
+    }
+    state["text_model.embeddings.position_ids"] = np.arange(11)[None]
+    write_safetensors(tmp_path / "model.safetensors", state)
+    graph = clip_text.record(clip_text.configure(BASE, "config.json"))
+    path = build(graph, Tensors([tmp_path / "model.safetensors"]), clip_spellings, tmp_path)
+    ids = some_ids(1, 11)
+    with torch.no_grad():
+        wanted = reference(torch.from_numpy(ids)).last_hidden_state.numpy()
+    assert difference(run(path, {"input_ids": ids})["last_hidden_state"], wanted) < TOLERANCE
+
+
+def test_projection(tmp_path: Path) -> None:
+    config = transformers.CLIPTextConfig(**BASE, projection_dim=6)
+    reference = randomise(transformers.CLIPTextModelWithProjection(config))
+    tensors, saved_config = saved(reference, tmp_path)
+    graph = clip_text.record(clip_text.configure(saved_config, "config.json", projected=True))
+    path = build(graph, tensors, clip_spellings, tmp_path)
+    ids = some_ids(2, 8)
+    with torch.no_grad():
+        wanted = reference(torch.from_numpy(ids))
+    found = run(path, {"input_ids": ids})
+    for key in ("text_embeds", "last_hidden_state"):
+        assert difference(found[key], wanted[key].numpy()) < TOLERANCE
+
+
+TEXTS = (
+    "abc ab  abab",
+    "A B\tC\n d'o don't a'bll",
+    "ab1 23 ab,ab!! (c)",
+    "\u00e9\u0301 caf\u00e9 \u212b",
+    "",
+    "  ab  ",
+    "\U0001f600 ab",
+    "<|endoftext|> ab <|startoftext|>ab",
+)
+
+
+def test_made_tokenizer(tmp_path: Path) -> None:
+    """tokenizer.json made from vocab.json and merges.txt gives the ids that transformers gives."""
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*alphabet, *(f"{c}</w>" for c in alphabet), "ab", "ab</w>", "abab</w>"]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    write_tokenizer(tmp_path)
+    write_json(tmp_path / "vocab.json", {word: i for i, word in enumerate(words)})
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\na b</w>\nab ab</w>\n", encoding="utf-8")
+    made = Tokenizer.from_str(tokenizer_files(tmp_path)["tokenizer.json"].decode())
+    reference = transformers.CLIPTokenizer.from_pretrained(str(tmp_path))
+    for text in TEXTS:
+        assert made.encode(text).ids == reference(text).input_ids, text

@@ -1,0 +1,71 @@
+"""Configurations: what is covered is read, what is not is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from export_helpers import TINY_TEXT, TINY_UNET, TINY_VAE
+
+from edgediff.errors import EdgediffError, SourceError, UnsupportedError
+from edgediff.export.networks import autoencoder_kl, clip_text, unet2d_condition
+
+UNSUPPORTED: list[tuple[Any, dict[str, Any], str, Any]] = [
+    (unet2d_condition, TINY_UNET, "class_embed_type", "timestep"),
+    (unet2d_condition, TINY_UNET, "addition_embed_type", "text_time"),
+    (unet2d_condition, TINY_UNET, "encoder_hid_dim", 4),
+    (unet2d_condition, TINY_UNET, "only_cross_attention", True),
+    (unet2d_condition, TINY_UNET, "act_fn", "gelu"),
+    (unet2d_condition, TINY_UNET, "mid_block_type", "UNetMidBlock2D"),
+    (unet2d_condition, TINY_UNET, "down_block_types", ["AttnDownBlock2D", "DownBlock2D"]),
+    (unet2d_condition, TINY_UNET, "dual_cross_attention", True),
+    (unet2d_condition, TINY_UNET, "resnet_time_scale_shift", "scale_shift"),
+    (unet2d_condition, TINY_UNET, "num_attention_heads", 4),
+    (unet2d_condition, TINY_UNET, "an_invention", 1),
+    (autoencoder_kl, TINY_VAE, "latents_mean", [0.0, 1.0, 2.0, 3.0]),
+    (autoencoder_kl, TINY_VAE, "down_block_types", ["AttnDownEncoderBlock2D"] * 2),
+    (autoencoder_kl, TINY_VAE, "an_invention", 1),
+    (clip_text, TINY_TEXT, "hidden_act", "relu"),
+    (clip_text, TINY_TEXT, "is_decoder", True),
+    (clip_text, TINY_TEXT, "an_invention", 1),
+]
+WRONG: list[tuple[Any, dict[str, Any], str, Any]] = [
+    (unet2d_condition, TINY_UNET, "block_out_channels", []),
+    (unet2d_condition, TINY_UNET, "block_out_channels", [8, -16]),
+    (unet2d_condition, TINY_UNET, "layers_per_block", [1, 2, 3]),
+    (unet2d_condition, TINY_UNET, "layers_per_block", True),
+    (unet2d_condition, TINY_UNET, "down_block_types", ["DownBlock2D"]),
+    (unet2d_condition, TINY_UNET, "cross_attention_dim", [16, 12]),
+    (unet2d_condition, TINY_UNET, "norm_num_groups", None),
+    (unet2d_condition, TINY_UNET, "norm_eps", "small"),
+    (autoencoder_kl, TINY_VAE, "scaling_factor", 0),
+    (autoencoder_kl, TINY_VAE, "latent_channels", 1.5),
+    (clip_text, TINY_TEXT, "eos_token_id", [1, 2]),
+    (clip_text, TINY_TEXT, "vocab_size", 10**9),
+]
+
+
+@pytest.mark.parametrize(("network", "base", "key", "value"), UNSUPPORTED)
+def test_switches_that_are_not_covered(network: Any, base: dict[str, Any], key: str, value: Any) -> None:
+    with pytest.raises(UnsupportedError, match=key):
+        network.configure({**base, key: value}, "config.json")
+
+
+@pytest.mark.parametrize(("network", "base", "key", "value"), WRONG)
+def test_values_out_of_range(network: Any, base: dict[str, Any], key: str, value: Any) -> None:
+    with pytest.raises(SourceError, match=key):
+        network.configure({**base, key: value}, "config.json")
+
+
+def test_harmless_keys_are_accepted() -> None:
+    unet2d_condition.configure(
+        {**TINY_UNET, "dropout": 0.1, "only_cross_attention": [False, False], "class_embed_type": None}, "c"
+    )
+    clip_text.configure({**TINY_TEXT, "torch_dtype": "float16", "pruned_heads": {}, "top_k": 50}, "c")
+    autoencoder_kl.configure({**TINY_VAE, "force_upcast": True, "shift_factor": None}, "c")
+
+
+def test_groups_and_heads_must_divide() -> None:
+    for change in ({"norm_num_groups": 3}, {"attention_head_dim": 3}):
+        with pytest.raises(EdgediffError, match=r"down_blocks.*do not divide"):
+            unet2d_condition.record(unet2d_condition.configure({**TINY_UNET, **change}, "config.json"))
