@@ -105,7 +105,11 @@ class Bundle:
             UnsupportedError: the manifest is of another major version.
         """
         folder = Path(path)  # never resolved: ONNX Runtime refuses external data behind a resolved cache link
-        if not folder.is_dir():
+        try:
+            found = folder.is_dir()
+        except OSError as error:  # such as a name longer than the system allows
+            raise BundleError(f"{str(folder)[:100]}: cannot be opened ({error.strerror}).") from error
+        if not found:
             raise BundleError(
                 f"{folder}: there is no such folder; a bundle is a folder with {manifest.MANIFEST}."
             )
@@ -163,13 +167,23 @@ def _parse(folder: Path, value: Any) -> Bundle:
     root = Fields(value, str(folder / manifest.MANIFEST))
     manifest.check_version(root.text("format_version", 16), root.where)
     root.text("edgediff_version", 64)
-    root.at("origin").text("source", 1024)
+    origin = root.at("origin")
+    origin.text("source", 1024)
+    for key in ("revision", "license"):
+        if key in origin:
+            origin.text(key)
+    for key in ("measured", "quality"):
+        root.maybe(key)
     model = root.at("model")
-    components = {role: _graphs(part) for role, part in root.items("components")}
+    parts = root.items("components")
+    components = {role: _graphs(part) for role, part in parts}
     if not components:
         raise BundleError(f"{root.where}.components: it is empty; a bundle has at least one graph.")
     files = _files(root)
     _check_listed(components, files, root.where)
+    for role, part in parts:
+        if "parameters" in part and part.path("parameters") not in files:
+            raise BundleError(f"{root.where}: the parameters of {role} are not among the listed files.")
     guidance = model.maybe("guidance_embedding")
     return Bundle(
         path=folder,
@@ -181,7 +195,7 @@ def _parse(folder: Path, value: Any) -> Bundle:
         components=components,
         text=_text(model.maybe("text"), files, root.where),
         guidance_embedding=None if guidance is None else guidance.whole("dims", 2),
-        origin=root.at("origin").value,
+        origin=origin.value,
         files=files,
         format_version=root.text("format_version", 16),
     )
@@ -192,12 +206,13 @@ def _graphs(part: Fields) -> tuple[GraphSpec, ...]:
         GraphSpec(
             runtime=g.text("runtime", 64),
             profile=g.text("profile", 64),
-            file=manifest.safe_name(g.text("file"), g.where),
+            file=g.path("file"),
             precision=g.text("precision", 64),
             inputs=_tensors(g, "inputs"),
             outputs=_tensors(g, "outputs"),
             weights=tuple(
-                manifest.safe_name(w, g.where) for w in (g.texts("weights", 16) if "weights" in g else ())
+                manifest.safe_name(w, f"{g.where}.weights")
+                for w in (g.texts("weights", 16) if "weights" in g else ())
             ),
         )
         for g in part.objects("graphs")
@@ -229,15 +244,19 @@ def _is_dim(dim: object) -> bool:
 
 
 def _latents(f: Fields) -> Latents:
-    axes = f.texts("axes", 8)
-    if len(axes) < 2:
+    axes, downscale = f.texts("axes", 8), f.wholes("downscale")
+    if axes[:2] != ("batch", "channels") or len(set(axes)) != len(axes):
         raise BundleError(
-            f"{f.where}.axes: expected 2 to 8 names, batch and channels first; found {list(axes)}."
+            f"{f.where}.axes: expected 2 to 8 different names, batch and channels first; found {list(axes)}."
+        )
+    if set(downscale) != set(axes[2:]):
+        raise BundleError(
+            f"{f.where}.downscale: expected a factor for each of {list(axes[2:])}, found {list(downscale)}."
         )
     scale = f.number("scaling_factor")
     if scale <= 0:
         raise BundleError(f"{f.where}.scaling_factor: {scale} is not above 0.")
-    return Latents(f.whole("channels"), axes, f.wholes("downscale"), scale, f.number("shift_factor"))
+    return Latents(f.whole("channels"), axes, downscale, scale, f.number("shift_factor"))
 
 
 def _defaults(f: Fields) -> Defaults:
@@ -252,7 +271,7 @@ def _defaults(f: Fields) -> Defaults:
 def _text(f: Fields | None, files: Mapping[str, FileRecord], where: str) -> Text | None:
     if f is None:
         return None
-    tokenizer = manifest.safe_name(f.text("tokenizer"), f.where)
+    tokenizer = f.path("tokenizer")
     if tokenizer not in files:
         raise BundleError(f"{where}: the tokenizer {tokenizer} is not among the listed files.")
     return Text(f.whole("length", 3), tokenizer)

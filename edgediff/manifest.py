@@ -60,7 +60,8 @@ def read_json(path: Path, limit: int = MAX_BYTES, unbounded: bool = False) -> An
 
 def _check_depth(raw: bytes, path: Path) -> None:
     depth = 0
-    for token in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', raw):
+    # Possessive and with an optional end: an unfinished string is passed over once, not once per quote.
+    for token in re.finditer(rb'(?s)"(?:[^"\\]|\\.)*+"?|[\[\]{}]', raw):
         if token.group() in (b"[", b"{"):
             depth += 1
             if depth > MAX_DEPTH:
@@ -70,11 +71,11 @@ def _check_depth(raw: bytes, path: Path) -> None:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [k for k, _ in pairs]
-        twice = next(k for k in keys if keys.count(k) > 1)
-        raise ValueError(f"the key {twice!r} stands twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:60]!r} stands twice")
+        found[key] = value
     return found
 
 
@@ -91,8 +92,8 @@ def _check_values(value: Any, where: str) -> None:
     if isinstance(value, str):
         if "\0" in value or any(0xD800 <= ord(c) <= 0xDFFF for c in value):
             raise BundleError(f"{where}: a string holds NUL or a lone surrogate.")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
+    elif isinstance(value, (int, float)):
+        if abs(value) >= 1 << 63 if isinstance(value, int) else not math.isfinite(value):
             raise BundleError(f"{where}: a number is too large.")
     elif isinstance(value, list):
         for item in value:
@@ -110,7 +111,8 @@ def safe_name(name: str, where: str) -> str:
     one, or is a Windows device name.
     """
     parts = name.split("/")
-    good = len(parts) <= 3 and all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", part) for part in parts)
+    good = len(name) <= 256 and len(parts) <= 3
+    good = good and all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", part) for part in parts)
     good = good and not any(p.endswith(".") or p.split(".")[0].lower() in _DEVICE_NAMES for p in parts)
     if not good:
         raise BundleError(f"{where}: {name!r} is no plain path inside the bundle.")
@@ -154,6 +156,9 @@ class Fields:
             raise BundleError(f"{self.where}.{key}: expected at most {limit} strings, found {found!r:.60}.")
         return tuple(found)
 
+    def path(self, key: str) -> str:
+        return safe_name(self.text(key), f"{self.where}.{key}")
+
     def whole(self, key: str, low: int = 1, high: int = 65536) -> int:
         value = self._get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -165,6 +170,12 @@ class Fields:
     def wholes(self, key: str, low: int = 1, high: int = 65536) -> dict[str, int]:
         inner = self.at(key)
         return {name: inner.whole(name, low, high) for name in inner.value}
+
+    def wholes_of(self, key: str) -> tuple[int, ...]:
+        found = self._list(key)
+        if not all(isinstance(v, int) and not isinstance(v, bool) for v in found):
+            raise BundleError(f"{self.where}.{key}: expected whole numbers, found {found!r:.60}.")
+        return tuple(found)
 
     def number(self, key: str, low: float = -math.inf, high: float = math.inf) -> float:
         value = self._get(key)
@@ -188,7 +199,7 @@ class Fields:
 
 def check_version(version: str, where: str) -> None:
     """Accept every minor version of this major one."""
-    match = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", version)
+    match = re.fullmatch(r"(0|[1-9][0-9]{0,3})\.([0-9]{1,4})", version)
     if match is None:
         raise BundleError(f"{where}.format_version: {version!r} is no version of the form 1.0.")
     if int(match[1]) != FORMAT_MAJOR:

@@ -3,8 +3,10 @@ is."""
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +44,15 @@ def checked_output(path: str | Path, overwrite: bool = False) -> Path:
     """Return ``path`` if a picture can be written there.
 
     Raises:
-        InputError: its suffix names no known format, its folder is missing, or it exists and may not be
-            replaced.
+        InputError: its name is no plain text or names no known format, its folder is missing, or it exists
+            and may not be replaced.
     """
     file = Path(path)
+    name = str(file)
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        raise InputError(f"output {name!r}: it holds control characters or is no UTF-8; name another file.")
+    if len(os.fsencode(file.name)) > 255:
+        raise InputError(f"output {name[:60]}...: the name is too long; use at most 255 bytes.")
     if file.suffix.lower() not in FORMATS:
         raise InputError(f"output {file}: the suffix {file.suffix!r} is unknown; use {', '.join(FORMATS)}.")
     if not file.parent.is_dir():
@@ -77,10 +84,12 @@ def save(image: Image, path: Path, metadata: dict[str, str] | None = None) -> No
         options["pnginfo"] = chunks
     elif options["format"] != "PNG":
         options["quality"] = 95
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    encoded = io.BytesIO()
+    image.save(encoded, **options)
+    temporary = path.with_name(f".edgediff-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as stream:
-            image.save(stream, **options)
+            stream.write(encoded.getbuffer())
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)

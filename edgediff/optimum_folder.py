@@ -4,7 +4,6 @@ graphs."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from edgediff.bundle import Bundle, Defaults, GraphSpec, Latents, Text
 from edgediff.errors import BundleError, UnsupportedError
@@ -48,22 +47,26 @@ def open_folder(folder: Path) -> Bundle:
             f"{folder}: no graph for {', '.join(missing)}; a PyTorch folder has to be exported first."
         )
     unet, vae = _config(folder, "unet"), _config(folder, "vae_decoder")
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", unbounded=True)
-    factor = 2 ** (len(vae.value.get("block_out_channels", ())) - 1)
-    size = int(unet.value.get("sample_size") or 64) * factor
+    schedule_file = folder / "scheduler" / "scheduler_config.json"
+    scheduler = Fields(read_json(schedule_file, unbounded=True), str(schedule_file)).value
+    levels = vae.wholes_of("block_out_channels")
+    if not levels:
+        raise BundleError(f"{vae.where}.block_out_channels: it is empty; export the model again.")
+    factor = 2 ** (len(levels) - 1)
+    size = (unet.whole("sample_size", 1, 4096) if "sample_size" in unet else 64) * factor
     few_steps = scheduler.get("_class_name") == "LCMScheduler"
-    guidance_dims = unet.value.get("time_cond_proj_dim")
+    guidance_dims = unet.whole("time_cond_proj_dim", 2) if "time_cond_proj_dim" in unet else None
     return Bundle(
         path=folder,
         family="stable-diffusion",
         tasks=("text2image",),
-        scheduler=Fields(scheduler, f"{folder}/scheduler").value,
+        scheduler=scheduler,
         latents=Latents(
             channels=unet.whole("in_channels"),
             axes=("batch", "channels", "height", "width"),
             downscale={"height": factor, "width": factor},
-            scaling_factor=_number(vae.value.get("scaling_factor"), 0.18215),
-            shift_factor=_number(vae.value.get("shift_factor"), 0.0),
+            scaling_factor=_number(vae, "scaling_factor", 0.18215),
+            shift_factor=_number(vae, "shift_factor", 0.0),
         ),
         defaults=Defaults(
             sampler=None,
@@ -85,5 +88,5 @@ def _config(folder: Path, component: str) -> Fields:
     return Fields(read_json(file), str(file))
 
 
-def _number(value: Any, default: float) -> float:
-    return default if value is None else float(value)
+def _number(fields: Fields, key: str, default: float) -> float:
+    return fields.number(key) if key in fields else default

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from edgediff import runtime as runtimes
@@ -57,6 +58,7 @@ class Parts:
         self._options = dict(options or {})
         self._verify = verify
         self._graphs: dict[str, Graph] = {}
+        self._coming: dict[str, Future[Graph]] = {}
         self._tokenizer: Tokenizer | None = None
         self._cancelled = False
         self.timings: dict[str, float] = {}
@@ -76,15 +78,27 @@ class Parts:
         if role not in self._graphs:
             self.check_cancelled()
             began = time.perf_counter()
-            # Fakes read no files of ours, so they may name a runtime that the manifest does not.
-            spec = self.bundle.graph(role, self._runtime if self._runtime == "onnxruntime" else None)
-            if self._verify and self.bundle.files:
-                self.bundle.verify((spec.file, *spec.weights))
-            device = self._devices.get(role, self._devices[""])
-            backend = runtimes.find(self._runtime)
-            self._graphs[role] = backend.load(spec, self.bundle.path / spec.file, device, self._options, {})
+            coming = self._coming.pop(role, None)
+            self._graphs[role] = self._load(role) if coming is None else coming.result()
             self._count("load", began)
         return self._graphs[role]
+
+    def prefetch(self, roles: Sequence[str]) -> None:
+        """Begin to load graphs side by side; an error is raised where the graph is first used."""
+        waiting = [r for r in roles if r not in self._graphs and r not in self._coming]
+        if len(waiting) > 1:
+            pool = ThreadPoolExecutor(len(waiting), thread_name_prefix="edgediff-load")
+            self._coming |= {role: pool.submit(self._load, role) for role in waiting}
+            pool.shutdown(wait=False)
+
+    def _load(self, role: str) -> Graph:
+        # Fakes read no files of ours, so they may name a runtime that the manifest does not.
+        spec = self.bundle.graph(role, self._runtime if self._runtime == "onnxruntime" else None)
+        if self._verify and self.bundle.files:
+            self.bundle.verify((spec.file, *spec.weights))
+        device = self._devices.get(role, self._devices[""])
+        backend = runtimes.find(self._runtime)
+        return backend.load(spec, self.bundle.path / spec.file, device, self._options, {})
 
     def tokenizer(self) -> Tokenizer:
         """Return the bundle's tokenizer."""
@@ -93,8 +107,10 @@ class Parts:
             if text is None:
                 raise InputError(f"{self.bundle.path}: this bundle reads no text.")
             began = time.perf_counter()
-            if self._verify and text.tokenizer in self.bundle.files:
-                self.bundle.verify((text.tokenizer,))
+            if self._verify:
+                folder = text.tokenizer.rpartition("/")[0]
+                beside = (name for name in self.bundle.files if name.rpartition("/")[0] == folder)
+                self.bundle.verify(tuple(beside))
             self._tokenizer = Tokenizer((self.bundle.path / text.tokenizer).parent, text.length)
             self._count("load", began)
         return self._tokenizer
@@ -121,6 +137,8 @@ class Parts:
 
     def close(self) -> None:
         """Give all graphs back."""
+        for role in list(self._coming):
+            self.graph(role)
         for graph in self._graphs.values():
             graph.close()
         self._graphs.clear()

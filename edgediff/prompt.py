@@ -117,7 +117,7 @@ def _load(folder: Path) -> Any:
 
 def _from_vocabulary(folder: Path) -> Any:
     """Build CLIP's tokenizer from ``vocab.json`` and ``merges.txt`` (Radford et al., 2021; section 2.4)."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     for file in (vocabulary, merges):
@@ -142,6 +142,8 @@ def _from_vocabulary(folder: Path) -> Any:
         ]
     )
     built.decoder = decoders.ByteLevel()
+    special = [t for t in ("<|startoftext|>", "<|endoftext|>") if built.token_to_id(t) is not None]
+    built.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special])
     return built
 
 

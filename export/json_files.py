@@ -35,13 +35,16 @@ def parse_json(data: bytes, where: str, unbounded: bool = False) -> dict[str, An
     constant = _infinity if unbounded else _refuse
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=constant)
+        if unbounded and isinstance(value, dict):
+            value = {key: held for key, held in value.items() if held not in (math.inf, -math.inf)}
+        dump_json(value)  # refuses what JSON cannot hold although Python reads it: 1e999, lone surrogates
     except RecursionError:
         raise SourceError(f"{where}: nested too deeply.") from None
     except ValueError as error:
         raise SourceError(f"{where}: not valid JSON ({error}).") from None
     if not isinstance(value, dict):
         raise SourceError(f"{where}: expected a JSON object, found {type(value).__name__}.")
-    return {k: v for k, v in value.items() if v not in (math.inf, -math.inf)} if unbounded else value
+    return value
 
 
 def dump_json(value: Any) -> bytes:

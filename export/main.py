@@ -51,6 +51,8 @@ def export_onnx(
         return _write(source, built, target, _STORAGES[dtype], overwrite, verify, say)
     except KeyboardInterrupt:
         raise CancelledError(f"{out}: the export was stopped; nothing was written.") from None
+    except OSError as error:
+        raise ResourceError(f"{error.filename or model}: {error.strerror or error}.") from error
     except MemoryError:
         raise ResourceError(f"{model}: the machine has too little memory for its largest tensor.") from None
 

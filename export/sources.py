@@ -62,9 +62,10 @@ class Source:
 
     def class_of(self, name: str) -> str | None:
         """The class that the index names for a component; None if it has none."""
-        entry = self.index.get(name)
-        listed = isinstance(entry, list | tuple) and len(entry) == 2
-        return entry[1] if listed and isinstance(entry, list | tuple) and isinstance(entry[1], str) else None
+        match self.index.get(name):
+            case [_, str(found)]:
+                return found
+        return None
 
     def part(self, name: str) -> Path:
         """The folder of a component that must be there."""

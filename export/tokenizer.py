@@ -92,7 +92,7 @@ def _modern(folder: Path, config: dict[str, Any]) -> bytes:
 
 
 def _classic(content: dict[str, Any]) -> dict[str, bytes]:
-    """vocab.json and merges.txt from tokenizer.json, for tools that read only these."""
+    """vocab.json and merges.txt from tokenizer.json, for programs that read only these."""
     model = content.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or "merges" not in model:
         return {}

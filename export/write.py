@@ -94,12 +94,12 @@ def check_space(out: Path, needed: int) -> None:
 @contextmanager
 def new_folder(out: Path, overwrite: bool = False) -> Iterator[Folder]:
     """Fill a folder; it stands at ``out`` when the block ends well, and nowhere otherwise."""
-    check_target(out, overwrite)
     parent = out.absolute().parent
     prefix = f".{out.name[:80]}."
+    _clean(out, prefix)
+    check_target(out, overwrite)
     staging = parent / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.partial"
     try:
-        _clean(parent, prefix)
         staging.mkdir()
         folder = Folder(staging)
         yield folder
@@ -131,13 +131,18 @@ def _place(staging: Path, out: Path, overwrite: bool) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _clean(parent: Path, prefix: str) -> None:
-    """Remove what a killed process left behind."""
-    if os.name != "posix":
+def _clean(out: Path, prefix: str) -> None:
+    """Tidy up after a killed process: remove what it began, put back what it had moved aside."""
+    parent = out.absolute().parent
+    if os.name != "posix" or not parent.is_dir():
         return
-    for path in parent.glob(f"{prefix}*.partial"):
-        match = re.fullmatch(r"(\d{1,10})-[0-9a-f]{8}\.partial", path.name.removeprefix(prefix))
-        if match and not _alive(int(match[1])):
+    for path in [path for path in parent.iterdir() if path.name.startswith(prefix)]:
+        match = re.fullmatch(r"(\d{1,10})-[0-9a-f]{8}\.(partial|old)", path.name.removeprefix(prefix))
+        if match is None or _alive(int(match[1])):
+            continue
+        if match[2] == "old" and not os.path.lexists(out):
+            path.rename(out)
+        else:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -51,7 +52,7 @@ def _faults(facts: dict[str, Any]) -> list[str]:
 
     faults = []
     facts["devices"] = []
-    owners = sorted(set(importlib.metadata.packages_distributions().get("onnxruntime", [])))
+    owners = importlib.import_module("edgediff.runtimes._ort_providers").installed_wheels()
     if len(owners) > 1:
         faults.append(
             f"{' and '.join(owners)} are both installed and overwrite each other; repair: "

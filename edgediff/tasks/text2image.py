@@ -128,6 +128,7 @@ def request(
 def plan(parts: Parts, call: Request) -> Plan:
     """Encode the prompts and return the plan; the denoiser and the decoder have not run yet."""
     bundle = parts.bundle
+    parts.prefetch(("text_encoder", "denoiser", "decoder"))
     embeddings = encode(parts, call.negatives + call.prompts)
     embeddings = np.repeat(embeddings, call.per_prompt, axis=0)
     network = conditioned(parts, embeddings, call.guidance_scale)

@@ -117,7 +117,7 @@ def _of(
     graphs = list(graphs)
     parameters = [parameter for _, graph, _ in graphs for parameter in graph.parameters]
     names = match(parameters, component.tensors, spellings, component.folder)
-    config = dump_json(dict(component.config))
+    config = dump_json({key: value for key, value in component.config.items() if key != "_name_or_path"})
     return [Part(role, g.name, g, component.tensors, names, config, trial) for role, g, trial in graphs]
 
 

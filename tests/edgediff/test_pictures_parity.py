@@ -17,7 +17,12 @@ pytest.importorskip("onnx")
 pytestmark = pytest.mark.parity
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-ZERO_SNR = {**BETAS, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+ZERO_SNR = {
+    **BETAS,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
 
 
 def schedulers() -> dict[str, Any]:
@@ -65,7 +70,8 @@ def generators(seed: Any) -> Any:
 
 @pytest.mark.parametrize("name", list(schedulers()))
 @pytest.mark.parametrize(
-    ("prompts", "seed"), [(["red circle"], 5), (["red circle", "a blue cat"], 5), (["red", "blue"], [1, 2**32 - 1])]
+    ("prompts", "seed"),
+    [(["red circle"], 5), (["red circle", "a blue cat"], 5), (["red", "blue"], [1, 2**32 - 1])],
 )
 def test_guided_pictures(exported: Any, name: str, prompts: list[str], seed: Any) -> None:
     reference, pipe = exported(name)
@@ -92,7 +98,12 @@ def test_guidance_and_its_rescale(exported: Any, scale: float, rescale: float, p
 
 def test_eta_draws_in_diffusers_order(exported: Any) -> None:
     reference, pipe = exported("ddim")
-    options: dict[str, Any] = {"num_inference_steps": 5, "guidance_scale": 3.0, "eta": 0.8, "output_type": "np"}
+    options: dict[str, Any] = {
+        "num_inference_steps": 5,
+        "guidance_scale": 3.0,
+        "eta": 0.8,
+        "output_type": "np",
+    }
     expected = reference("red cat", generator=generators(2), height=16, width=16, **options).images
     assert difference(expected, pipe("red cat", seed=2, height=16, width=16, **options).images) <= 2
 
@@ -104,7 +115,9 @@ def test_latents_in_and_out(exported: Any) -> None:
     expected = reference("cat", latents=torch.from_numpy(latents), **options).images.numpy()
     got = pipe("cat", latents=latents, **options).images
     assert np.abs(got - expected).max() / np.abs(expected).max() < 1e-4
-    assert np.array_equal(pipe.decode(got, "np"), pipe("cat", latents=latents, **{**options, "output_type": "np"}).images)
+    assert np.array_equal(
+        pipe.decode(got, "np"), pipe("cat", latents=latents, **{**options, "output_type": "np"}).images
+    )
 
 
 @pytest.mark.parametrize(("steps", "seed"), [(1, 0), (4, 3), (4, [3, 4]), (8, 1)])
@@ -141,5 +154,11 @@ def test_half_stored_weights_give_nearly_the_same_picture(exported: Any, tmp_pat
     source = pipe.bundle.path.parent / "torch"
     export_onnx(str(source), str(tmp_path / "half"), dtype="fp16")
     half = edgediff.load(tmp_path / "half", threads=1)
-    options: dict[str, Any] = {"seed": 1, "num_inference_steps": 4, "height": 16, "width": 16, "output_type": "np"}
+    options: dict[str, Any] = {
+        "seed": 1,
+        "num_inference_steps": 4,
+        "height": 16,
+        "width": 16,
+        "output_type": "np",
+    }
     assert np.abs(half("cat", **options).images - pipe("cat", **options).images).max() < 0.02

@@ -213,6 +213,14 @@ def test_guided_and_distilled_defaults(tmp_path: Path) -> None:
     assert manifest(tmp_path / "two")["defaults"]["guidance_scale"] == 3
 
 
+def test_infinite_scheduler_settings_are_left_out(tmp_path: Path) -> None:
+    scheduler = {"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": float("-inf")}
+    folder = model_folder(tmp_path / "model", scheduler=scheduler)
+    export_onnx(str(folder), str(tmp_path / "out"), verify=False)
+    assert manifest(tmp_path / "out")["model"]["scheduler"] == {"_class_name": "DPMSolverMultistepScheduler"}
+    assert manifest(tmp_path / "out")["defaults"]["sampler"] == "dpmpp_2m"
+
+
 def test_inpainting_model(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model", unet={**TINY_UNET, "in_channels": 9})
     export_onnx(str(folder), str(tmp_path / "out"), verify=False)

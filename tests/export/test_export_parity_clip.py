@@ -108,6 +108,7 @@ TEXTS = (
     "A B\tC\n d'o don't a'bll",
     "ab1 23 ab,ab!! (c)",
     "\u00e9\u0301 caf\u00e9 \u212b",
+    "cafe\u0301 A\u030a",
     "",
     "  ab  ",
     "\U0001f600 ab",

@@ -77,6 +77,9 @@ CASES: dict[str, tuple[Change, type[EdgediffError], str]] = {
         "git lfs pull",
     ),
     "configuration has NaN": (text("unet/config.json", '{"norm_eps": NaN}'), SourceError, "NaN"),
+    "infinite number": (text("unet/config.json", '{"norm_eps": 1e999}'), SourceError, "not valid JSON"),
+    "lone surrogate": (text("unet/config.json", '{"a": "\\ud800"}'), SourceError, "not valid JSON"),
+    "scheduler has NaN": (text("scheduler/scheduler_config.json", '{"a": NaN}'), SourceError, "NaN"),
     "another pipeline": (
         edit("model_index.json", _class_name="FluxPipeline"),
         UnsupportedError,

@@ -141,6 +141,13 @@ def test_killed_process_leaves_nothing_lasting(tmp_path: Path) -> None:
     assert ended.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     assert len(list(tmp_path.iterdir())) == 1
+    (partial,) = tmp_path.iterdir()
     with new_folder(tmp_path / "out") as folder:
-        folder.write("a", b"y")
+        folder.write(write.MANIFEST, b"y")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    # Killed between the two renames of an overwrite: the old bundle comes back.
+    (tmp_path / "out").rename(partial.with_suffix(".old"))
+    with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out" / write.MANIFEST).read_bytes() == b"y"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

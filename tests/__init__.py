@@ -1,0 +1,1 @@
+"""Tests. ``python -m tests`` runs all that the project promises; see CONTRIBUTING.md."""

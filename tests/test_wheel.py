@@ -1,0 +1,113 @@
+"""The wheel: every package of ours, nothing else, and types that hold without the editable install's hook."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SETUPTOOLS = SETTINGS["tool"]["setuptools"]
+
+
+def folder_of(package: str) -> Path:
+    """Return where the sources of ``package`` lie, by the longest mapped prefix."""
+    mapped = SETUPTOOLS["package-dir"]
+    prefix = max((p for p in mapped if f"{package}.".startswith(f"{p}.")), key=len)
+    return ROOT / mapped[prefix] / package[len(prefix) :].lstrip(".").replace(".", "/")
+
+
+def test_packages_are_listed() -> None:
+    listed = {folder_of(package) for package in SETUPTOOLS["packages"]}
+    rooms = [ROOT / folder for folder in SETUPTOOLS["package-dir"].values()]
+    found = {file.parent for room in rooms for file in room.rglob("__init__.py")}
+    assert found == listed
+    without = {f.parent for room in rooms for f in room.rglob("*.py")} - found
+    assert not without, f"folders with Python files but no __init__.py: {without}"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, unzipped: EDGEDIFF_WHEEL if set, else built here."""
+    folder = tmp_path_factory.mktemp("wheel")
+    built = os.environ.get("EDGEDIFF_WHEEL")
+    if built is None:
+        pytest.importorskip("build")
+        pytest.importorskip("setuptools")
+        sources = (
+            folder / "sources"
+        )  # a copy: building leaves build/ and egg-info in the place where it works
+        build_copy(sources)
+        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+        done = subprocess.run([*command, str(sources)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (file,) = folder.glob("*.whl")
+        built = str(file)
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(folder / "unzipped")
+    return folder / "unzipped"
+
+
+def build_copy(target: Path) -> None:
+    """Copy what a build reads."""
+    import shutil
+
+    skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for folder in SETUPTOOLS["package-dir"].values():
+        shutil.copytree(ROOT / folder, target / folder, ignore=skip)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, target / name)
+
+
+@pytest.mark.slow
+def test_top_level_names(wheel: Path) -> None:
+    version = SETTINGS["project"]["version"]
+    assert {p.name for p in wheel.iterdir()} == {"edgediff", f"edgediff-{version}.dist-info"}
+
+
+@pytest.mark.slow
+def test_every_file_and_no_other(wheel: Path) -> None:
+    expected = set()
+    for package in SETUPTOOLS["packages"]:
+        expected |= {f"{package.replace('.', '/')}/{f.name}" for f in folder_of(package).glob("*.py")}
+    data = [ROOT / "edgediff" / "py.typed", ROOT / "edgediff" / "bundle.schema.json"]
+    data += [f for f in (ROOT / "edgediff" / "bundles").rglob("*") if f.is_file()]
+    expected |= {f.relative_to(ROOT).as_posix() for f in data if f.name != ".DS_Store"}
+    found = {p.relative_to(wheel).as_posix() for p in (wheel / "edgediff").rglob("*") if p.is_file()}
+    assert found == expected
+
+
+@pytest.mark.slow
+def test_the_embedded_bundle_is_whole(wheel: Path) -> None:
+    from edgediff.bundle import Bundle
+
+    bundle = Bundle.open(wheel / "edgediff" / "bundles" / "shapes")
+    assert bundle.files
+    bundle.verify()
+
+
+@pytest.mark.slow
+def test_types_hold_in_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    """Strict mypy sees every module of ours here; through the editable hook it would see Any."""
+    pytest.importorskip("mypy")
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        str(ROOT / "pyproject.toml"),
+        "--no-incremental",
+    ]
+    environment = {**os.environ, "MYPYPATH": str(wheel), "MYPY_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*command, "--package", "edgediff"], capture_output=True, text=True, cwd=wheel, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    checked = int(done.stdout.rpartition(" in ")[2].split()[0])
+    assert checked == len(list((wheel / "edgediff").rglob("*.py"))), done.stdout
