@@ -1,1 +1,2 @@
-"""Comparisons, sweeps and the reference model."""
+"""Comparisons and sweeps; nothing imports them. Each script prints its figures with the machine and the
+spread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +10,7 @@ from typing import Any
 
 from edgediff import runtime as runtimes
 from edgediff.bundle import Bundle
-from edgediff.errors import CancelledError, InputError
+from edgediff.errors import CancelledError, EdgediffError, InputError
 from edgediff.prompt import Tokenizer
 from edgediff.runtime import Graph, GraphInfo, Tensor
 
@@ -137,8 +138,10 @@ class Parts:
 
     def close(self) -> None:
         """Give all graphs back."""
-        for role in list(self._coming):
-            self.graph(role)
+        for coming in self._coming.values():
+            with contextlib.suppress(EdgediffError):  # it was never used, so its error is nobody's
+                coming.result().close()
+        self._coming.clear()
         for graph in self._graphs.values():
             graph.close()
         self._graphs.clear()

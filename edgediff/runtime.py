@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,9 +84,14 @@ class Runtime(Protocol):
 
 def names() -> tuple[str, ...]:
     """Return the runtimes that can be named: those that ship and those that entry points add."""
-    package = importlib.util.find_spec("edgediff.runtimes")
-    folders = list(package.submodule_search_locations or ()) if package else []
-    own = {f.stem for folder in folders for f in Path(folder).glob("*.py") if not f.stem.startswith("_")}
+    try:
+        package = importlib.import_module("edgediff.runtimes")
+    except ImportError:
+        return ()
+    # pkgutil, not a listing of files: frozen applications keep modules in an archive.
+    own = {
+        module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")
+    }
     added = {point.name for point in importlib.metadata.entry_points(group="edgediff.runtimes")}
     return tuple(sorted(own | added))
 

@@ -51,7 +51,7 @@ class OnnxRuntime:
         device = "cpu" if device == "auto" else device
         ort = providers.import_onnxruntime()
         session_options = ort.SessionOptions()
-        session_options.log_severity_level = 3
+        session_options.log_severity_level = 4  # what goes wrong is raised; nothing is printed beside it
         session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         # Inference waits on nothing else here: spinning threads only take the core from the caller.
         session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -107,6 +107,7 @@ class OnnxGraph:
             raise ResourceError(f"{self._file}: the graph was closed; load the bundle again.")
         feeds = {**self._constants, **inputs}
         options = self._ort.RunOptions()
+        options.log_severity_level = 4
         self._running = options
         try:
             if threading.current_thread() is not threading.main_thread():

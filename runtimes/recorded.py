@@ -6,6 +6,7 @@ A recording is ``<graph file>.recorded.npz``: per call the inputs' and outputs' 
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,18 +82,21 @@ class RecordedRuntime:
         try:
             with np.load(recording, allow_pickle=False) as stored:
                 arrays = dict(stored)
-        except (OSError, ValueError) as error:
+            names = json.loads(str(arrays["names"]))
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BundleError(f"{recording}: no recording can be read there ({error}).") from error
         tolerance = options.get("tolerance")
-        return RecordedGraph(spec, device, arrays, 1e-4 if tolerance is None else float(tolerance))
+        return RecordedGraph(spec, device, names, arrays, 1e-4 if tolerance is None else float(tolerance))
 
 
 class RecordedGraph:
     """Answers the n-th call with the n-th recorded answer, if the question is the recorded one."""
 
-    def __init__(self, spec: GraphSpec, device: str, arrays: dict[str, Tensor], tolerance: float) -> None:
+    def __init__(
+        self, spec: GraphSpec, device: str, names: Any, arrays: dict[str, Tensor], tolerance: float
+    ) -> None:
         self._info = GraphInfo("recorded", device, "recorded", spec.precision, spec.inputs, spec.outputs)
-        self._names = json.loads(str(arrays["names"]))
+        self._names = names
         self._arrays = arrays
         self._tolerance = tolerance
         self._next = 0
@@ -110,7 +114,11 @@ class RecordedGraph:
             )
         for name in self._names[n]["in"]:
             then, now = self._arrays[f"{n}.in.{name}"], inputs.get(name)
-            if now is None or now.shape != then.shape or np.abs(now - then).max(initial=0) > self._tolerance:
+            if (
+                now is None
+                or now.shape != then.shape
+                or not np.allclose(now, then, rtol=0, atol=self._tolerance)
+            ):
                 raise CheckFailed(f"call {n}: the input {name} differs from the recorded one.")
         self._next += 1
         return {name: self._arrays[f"{n}.out.{name}"].copy() for name in self._names[n]["out"]}

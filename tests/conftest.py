@@ -61,6 +61,14 @@ def onnx_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_bundle(tmp_path_factory.mktemp("real") / "bundle", graphs.text2image())
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what the tests measured."""
+    from tests.facts import FACTS
+
+    for fact in FACTS:
+        terminalreporter.write_line(fact)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip parity tests where PyTorch is not installed, unless EDGEDIFF_PARITY=1 demands them."""
     from importlib.util import find_spec

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+from tests.wheel import ROOT, build, settings
+
+SETTINGS = settings()
 SETUPTOOLS = SETTINGS["tool"]["setuptools"]
 
 
@@ -40,29 +40,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if built is None:
         pytest.importorskip("build")
         pytest.importorskip("setuptools")
-        sources = (
-            folder / "sources"
-        )  # a copy: building leaves build/ and egg-info in the place where it works
-        build_copy(sources)
-        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
-        done = subprocess.run([*command, str(sources)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        (file,) = folder.glob("*.whl")
-        built = str(file)
+        built = str(build(folder))
     with zipfile.ZipFile(built) as archive:
         archive.extractall(folder / "unzipped")
     return folder / "unzipped"
-
-
-def build_copy(target: Path) -> None:
-    """Copy what a build reads."""
-    import shutil
-
-    skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for folder in SETUPTOOLS["package-dir"].values():
-        shutil.copytree(ROOT / folder, target / folder, ignore=skip)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, target / name)
 
 
 @pytest.mark.slow

@@ -53,7 +53,9 @@ def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
 
 def to_pixels(x: Tensor) -> NDArray[np.uint8]:
     """Numbers in [-1, 1] to bytes."""
-    pixels: NDArray[np.uint8] = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    pixels: NDArray[np.uint8] = (
+        ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    )
     return pixels
 
 
@@ -75,7 +77,9 @@ def loss_of(back: Tensor, x: Tensor, mean: Tensor) -> Tensor:
     return fidelity + slope + 2e-4 * mean.square().mean()
 
 
-def train(work: Path, seconds: float, lr: float, batch: int = 8, size: int = 64, device: str = "cpu") -> AutoencoderKL:
+def train(
+    work: Path, seconds: float, lr: float, batch: int = 8, size: int = 64, device: str = "cpu"
+) -> AutoencoderKL:
     """Train for a time, resuming from ``work``; the averaged weights come back."""
     torch.manual_seed(0)
     vae = nets.autoencoder(size).to(device, memory_format=torch.channels_last)

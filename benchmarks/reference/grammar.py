@@ -40,7 +40,13 @@ CELLS = (
 )  # fmt: skip
 RELATIONS = ("to the left of", "to the right of", "above", "below")
 CENTRES = (14.5, 32.0, 49.5)
-HELD_OUT = (("yellow", "circle"), ("green", "square"), ("purple", "triangle"), ("red", "heart"), ("cyan", "star"))
+HELD_OUT = (
+    ("yellow", "circle"),
+    ("green", "square"),
+    ("purple", "triangle"),
+    ("red", "heart"),
+    ("cyan", "star"),
+)
 PAIRS = tuple((c, s) for c in COLOURS for s in SHAPES if (c, s) not in HELD_OUT)
 SPLITS = ("train", "heldout-captions", "heldout-pairs")
 
@@ -80,7 +86,13 @@ def describe(objects: tuple[Object, ...], relation: str | None, background: str 
     phrases = []
     for thing in objects:
         article = "an" if thing.size is None and thing.colour == "orange" else "a"
-        words = [article, thing.size, thing.colour, thing.shape, None if thing.cell is None else CELLS[thing.cell]]
+        words = [
+            article,
+            thing.size,
+            thing.colour,
+            thing.shape,
+            None if thing.cell is None else CELLS[thing.cell],
+        ]
         phrases.append(" ".join(word for word in words if word))
     if relation is not None:
         text = f"{phrases[0]} {relation} {phrases[1]}"
@@ -96,7 +108,9 @@ def held_out_caption(caption: str) -> bool:
     return zlib.crc32(caption.encode()) % 10 == 0
 
 
-def scenes(seed: int, n: int, split: str = "train", counts: tuple[float, ...] = (0.4, 0.4, 0.2)) -> list[Scene]:
+def scenes(
+    seed: int, n: int, split: str = "train", counts: tuple[float, ...] = (0.4, 0.4, 0.2)
+) -> list[Scene]:
     """``n`` scenes of a split; ``counts`` are the shares of one, two and three objects."""
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
@@ -157,6 +171,8 @@ def _place(
         placed.append(Object(colour, shape, radius, x, y, size, cell if stated else None))
     for i, one in enumerate(placed):
         for other in placed[:i]:
-            if math.hypot(one.x - other.x, one.y - other.y) < one.radius + other.radius + 2:
+            # Corners and points reach beyond the radius; two of one colour that touch look like one.
+            gap = 2 + (0.25 * (one.radius + other.radius) if one.colour == other.colour else 0)
+            if math.hypot(one.x - other.x, one.y - other.y) < one.radius + other.radius + gap:
                 return None
     return tuple(placed)

@@ -1,10 +1,10 @@
 """The latent space, fixed before anything is trained: scaled principal components of 8x8 patches.
 
 Learned autoencoders of this size take most of a training budget to leave the plateau where latents are
-ignored. Sixteen principal components of 8x8x3 patches already give 25.6 dB by their linear inverse alone, cost one
-stride-8 convolution, and let decoder, encoder and denoiser be trained side by side, each directly supervised.
-Components are divided by the square root of their deviation (half of a whitening): coarse ones keep more weight,
-since full whitening blows details up that no denoiser of this size predicts.
+ignored. Sixteen principal components of 8x8x3 patches already give 25.6 dB by their linear inverse alone,
+cost one stride-8 convolution, and let decoder, encoder and denoiser be trained side by side, each directly
+supervised. Components are divided by the square root of their deviation (half of a whitening): coarse ones
+keep more weight, since full whitening blows details up that no denoiser of this size predicts.
 """
 
 from __future__ import annotations

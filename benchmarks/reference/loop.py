@@ -1,4 +1,5 @@
-"""What every stage of training shares: an optimiser, averaged weights, a schedule, and a state that survives a stop."""
+"""What every stage of training shares: an optimiser, averaged weights, a schedule, and a state that survives
+a stop."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimizers(nets: list[nn.Module], lr: float, plain: tuple[str, ...] = ()) -> list[torch.optim.Optimizer]:
-    """Muon for the inner matrices, AdamW for vectors, embeddings and parameters whose name holds a ``plain`` part."""
+    """Muon for the inner matrices, AdamW for vectors, embeddings and parameters whose name holds a ``plain``
+    part."""
     inner: list[nn.Parameter] = []
     outer: list[nn.Parameter] = []
     for net in nets:
@@ -103,7 +105,9 @@ def machine() -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        models = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        models = [
+            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
+        ]
         name = models[0] if models else name
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.reference.grammar import BACKGROUNDS, COLOURS, SHAPES, Scene
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 
 def distance(shape: str, x: Array, y: Array) -> Array:
@@ -27,7 +28,8 @@ def distance(shape: str, x: Array, y: Array) -> Array:
         a, b = np.abs(x), np.abs(y)
         return np.asarray(np.minimum(np.maximum(a - 1.0, b - 0.36), np.maximum(a - 0.36, b - 1.0)))
     if shape == "heart":
-        a, lower = 0.6, y + 0.1
+        a = 0.6
+        lower = y + 0.1
         tip = (np.abs(x) + np.abs(lower)) * 0.70710678 - a
         lobe = np.hypot(np.abs(x) - a * 0.70710678, lower + a * 0.70710678) - a
         return np.asarray(np.minimum(tip, lobe))
@@ -37,7 +39,7 @@ def distance(shape: str, x: Array, y: Array) -> Array:
 def _star(x: Array, y: Array, outer: float = 1.12, inner: float = 0.52) -> Array:
     """Five points: fold the plane into one tenth, where the outline is a single straight line."""
     turn = 2 * np.pi / 5
-    angle = np.arctan2(x, -y)
+    angle: Array = np.arctan2(x, -y)
     angle = np.abs(angle - turn * np.round(angle / turn))
     length = np.hypot(x, y)
     px, py = length * np.sin(angle), length * np.cos(angle)
@@ -46,17 +48,25 @@ def _star(x: Array, y: Array, outer: float = 1.12, inner: float = 0.52) -> Array
     return np.asarray((px * nx + (py - outer) * ny) / np.hypot(nx, ny))
 
 
-def coverage(shape: str, x: Array, y: Array, radius: Array, size: int = 64) -> Array:
-    """Share of each pixel that a shape covers, as (N, size, size); centres and radii in 64-pixel units."""
+WHOLE = slice(None)
+
+
+def coverage(
+    shape: str, x: Array, y: Array, radius: Array, size: int = 64, rows: slice = WHOLE, columns: slice = WHOLE
+) -> Array:
+    """Share of each pixel (of a window) that a shape covers, as (N, H, W); centres and radii in 64-pixel units."""
     grid = ((np.arange(size, dtype=np.float32) + 0.5) * (64 / size)).astype(np.float32)
     r = radius.astype(np.float32)[:, None, None]
-    dx = (grid[None, None, :] - x.astype(np.float32)[:, None, None]) / r
-    dy = (grid[None, :, None] - y.astype(np.float32)[:, None, None]) / r
+    dx = (grid[None, None, columns] - x.astype(np.float32)[:, None, None]) / r
+    dy = (grid[None, rows, None] - y.astype(np.float32)[:, None, None]) / r
     dx, dy = np.broadcast_arrays(dx, dy)
-    return np.clip(0.5 - distance(shape, dx, dy) * r * (size / 64), 0.0, 1.0).astype(np.float32)
+    covered: Array = np.clip(0.5 - distance(shape, dx, dy) * r * (size / 64), 0.0, 1.0).astype(np.float32)
+    return covered
 
 
-def paint(canvas: Array, which: NDArray[np.int64], shape: str, x: Array, y: Array, r: Array, colour: Array) -> None:
+def paint(
+    canvas: Array, which: NDArray[np.int64], shape: str, x: Array, y: Array, r: Array, colour: Array
+) -> None:
     """Lay one object of a shape over each of the chosen pictures of a float canvas (N, H, W, 3), in place."""
     alpha = coverage(shape, x, y, r, canvas.shape[1])[..., None]
     below = canvas[which]
@@ -69,10 +79,14 @@ def render(scenes: Sequence[Scene], size: int = 64) -> NDArray[np.uint8]:
     canvas = np.repeat(np.repeat(ground[:, None, None, :], size, 1), size, 2)
     for layer in range(max((len(scene.objects) for scene in scenes), default=0)):
         for shape in SHAPES:
-            chosen = [i for i, s in enumerate(scenes) if len(s.objects) > layer and s.objects[layer].shape == shape]
+            chosen = [
+                i for i, s in enumerate(scenes) if len(s.objects) > layer and s.objects[layer].shape == shape
+            ]
             if chosen:
                 things = [scenes[i].objects[layer] for i in chosen]
-                x, y, r = (np.array([getattr(t, k) for t in things], np.float32) for k in ("x", "y", "radius"))
+                x, y, r = (
+                    np.array([getattr(t, k) for t in things], np.float32) for k in ("x", "y", "radius")
+                )
                 colour = np.array([COLOURS[t.colour] for t in things], np.float32)
                 paint(canvas, np.array(chosen), shape, x, y, r, colour)
     return np.round(canvas).astype(np.uint8)

@@ -14,8 +14,18 @@ WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p
 
 
 def train(captions: int = 20000) -> Any:
-    """Return a ``tokenizers.Tokenizer``: lower case, byte level, ``</w>`` at the end of a word, as CLIP's is."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    """Return a ``tokenizers.Tokenizer``: lower case, byte level, ``</w>`` at the end of a word, as CLIP's
+    is."""
+    from tokenizers import (
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     made = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>"))
     made.normalizer = normalizers.Sequence(
@@ -37,7 +47,8 @@ def train(captions: int = 20000) -> Any:
         show_progress=False,
     )
     made.train_from_iterator((scene.caption for scene in scenes(0, captions)), trainer)
-    # Letters that end a word were special only to be in the vocabulary; in the file they are ordinary entries.
+    # Letters that end a word were special only to be in the vocabulary; in the file they are ordinary
+    # entries.
     content = json.loads(made.to_str())
     content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] in (START, END)]
     made = Tokenizer.from_str(json.dumps(content))
@@ -58,7 +69,12 @@ def save(tokenizer: Any, folder: Path, length: int) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    config = {**special, "model_max_length": length, "tokenizer_class": "CLIPTokenizer", "do_lower_case": True}
+    config = {
+        **special,
+        "model_max_length": length,
+        "tokenizer_class": "CLIPTokenizer",
+        "do_lower_case": True,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 

@@ -40,6 +40,12 @@ class Lazy(click.Group):
         command: click.Command = importlib.import_module(f"edgediff.cli.{cmd_name}").command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # before click turns it into status 1
+            return _reader_gone()
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them."""
         with formatter.section("Commands"):
@@ -67,23 +73,22 @@ def main(arguments: list[str] | None = None) -> None:
     as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
         status = group.main(arguments, prog_name="edgediff", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except EdgediffError as error:
         _fail(str(error), error.code, as_json)
         status = error.exit_code
     except click.ClickException as error:
-        if as_json:
-            _fail(error.format_message(), "usage", True)
-        else:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
             error.show()
+        else:
+            _fail(_usage(error), "usage", as_json)
         status = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted; nothing was written.", "cancelled", as_json)
         status = 130
     except BrokenPipeError:
-        # Whoever read stdout is gone; what was to be written to files has been.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+        status = _reader_gone()
     except Exception as error:
         if os.environ.get("EDGEDIFF_DEBUG"):
             raise
@@ -94,11 +99,26 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _reader_gone() -> int:
+    """Whoever read stdout is gone; what was to be written to files has been."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _usage(error: click.ClickException) -> str:
+    """Return click's complaint in one line, with the command that helps."""
+    text = " ".join(error.format_message().split())
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return text if context is None else f"{text} Try '{context.command_path} --help'."
+
+
 def _fail(message: str, code: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"error": {"code": code, "message": message}}))
     else:
-        click.echo(f"edgediff: {message}", err=True)
+        # One line, whatever a path or another library's message holds.
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        click.echo(f"edgediff: {line}", err=True)
     if os.environ.get("EDGEDIFF_DEBUG"):
         import traceback
 

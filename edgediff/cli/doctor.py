@@ -39,6 +39,8 @@ def command(as_json: bool) -> None:
             click.echo(f"{name:<12} {facts[name]}")
         for name, version in facts["packages"].items():
             click.echo(f"{name:<24} {version or '-'}")
+    if faults and as_json:  # they stand in the object
+        click.get_current_context().exit(CheckFailed.exit_code)
     if faults:
         raise CheckFailed("; ".join(faults))
     if not as_json:

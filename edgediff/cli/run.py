@@ -73,7 +73,7 @@ def command(
         guidance_scale=guidance_scale, guidance_rescale=guidance_rescale, height=height, width=width,
         seed=seed, eta=eta,
     )  # fmt: skip
-    progress = not quiet and not as_json and sys.stderr.isatty()
+    progress = not quiet and not as_json and sys.stderr is not None and sys.stderr.isatty()
     x = None
     for step in pipe.walk(call):
         x = step.x

@@ -278,7 +278,7 @@ def test_devices_by_part() -> None:
 
 
 def test_runtimes_by_name(fake_bundle: Path) -> None:
-    with pytest.raises(InputError, match="runtime 'tpu' is unknown; choose one of .*null"):
+    with pytest.raises(InputError, match=r"runtime 'tpu' is unknown; choose one of .*null"):
         edgediff.load(fake_bundle, runtime="tpu")("a")
 
 
