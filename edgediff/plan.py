@@ -31,12 +31,19 @@ class Plan:
         Raises:
             NumericError: a sample is not finite; the message names the step.
         """
-        for step in self.sampler(self.denoise, self.x, self.schedule, self.noise):
-            if not np.isfinite(step.x).all():
-                raise NumericError(
-                    f"sampler: the sample after step {step.i + 1} of {len(self)} holds NaN or Inf."
-                )
+        walk = self.sampler(self.denoise, self.x, self.schedule, self.noise)
+        done = 0
+        while True:
+            try:
+                step = next(walk, None)
+                if step is not None and not np.isfinite(step.x).all():
+                    raise NumericError("sampler: the sample holds NaN or Inf.")
+            except NumericError as error:
+                raise NumericError(f"step {done + 1} of {len(self)}: {error}") from error
+            if step is None:
+                return
             yield step
+            done = step.i + 1
 
     def __len__(self) -> int:
         return len(self.schedule.hops)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 import warnings
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgediff import clip_bpe
 from edgediff.errors import BundleError, InputError
 from edgediff.manifest import read_json
 
@@ -116,35 +116,14 @@ def _load(folder: Path) -> Any:
 
 
 def _from_vocabulary(folder: Path) -> Any:
-    """Build CLIP's tokenizer from ``vocab.json`` and ``merges.txt`` (Radford et al., 2021; section 2.4)."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-
-    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
-    for file in (vocabulary, merges):
+    for file in (folder / "vocab.json", folder / "merges.txt"):
         if not file.is_file():
             raise BundleError(
                 f"{folder}: neither tokenizer.json nor {file.name} is there; export the bundle again."
             )
         if file.stat().st_size > MAX_TOKENIZER_BYTES:
             raise BundleError(f"{file}: larger than the {MAX_TOKENIZER_BYTES} bytes allowed.")
-    bpe = models.BPE.from_file(
-        str(vocabulary), str(merges), unk_token="<|endoftext|>", end_of_word_suffix="</w>", fuse_unk=False
-    )
-    built = Tokenizer(bpe)
-    built.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    words = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-    built.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(words), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    built.decoder = decoders.ByteLevel()
-    special = [t for t in ("<|startoftext|>", "<|endoftext|>") if built.token_to_id(t) is not None]
-    built.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special])
-    return built
+    return clip_bpe.build(folder)
 
 
 def _special_tokens(folder: Path) -> dict[str, str]:
@@ -161,10 +140,3 @@ def _special_tokens(folder: Path) -> dict[str, str]:
             if isinstance(token, str):
                 found[key] = token
     return found
-
-
-def tokenizer_json(folder: Path) -> dict[str, Any]:
-    """Return the content of a ``tokenizer.json`` for a folder that has only ``vocab.json`` and
-    ``merges.txt``."""
-    value: dict[str, Any] = json.loads(_from_vocabulary(folder).to_str())
-    return value

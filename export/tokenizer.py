@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgediff import clip_bpe
 from edgediff.errors import SourceError
 from edgediff.export.json_files import dump_json, parse_json, read_json
 
-_START, _END = "<|startoftext|>", "<|endoftext|>"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
-# CLIP's split: special tokens, English contractions, letters, single digits, runs of anything else.
-_SPLIT = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 _LIMIT = 64 << 20
 
 
@@ -44,50 +42,24 @@ def text_length(folder: Path, positions: int) -> int:
 
 def _modern(folder: Path, config: dict[str, Any]) -> bytes:
     """tokenizer.json from vocab.json and merges.txt: byte-level BPE with CLIP's normalisation and split."""
-    from tokenizers import (
-        AddedToken,
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-    )
+    from tokenizers import processors
 
-    unknown = _text(config.get("unk_token")) or _END
+    start, end = (
+        _text(config.get(key)) or token
+        for key, token in (("bos_token", clip_bpe.START), ("eos_token", clip_bpe.END))
+    )
     try:
-        model = models.BPE.from_file(
-            str(folder / "vocab.json"),
-            str(folder / "merges.txt"),
-            unk_token=unknown,
-            end_of_word_suffix="</w>",
-        )
+        tokenizer = clip_bpe.build(folder, _text(config.get("unk_token")) or clip_bpe.END, start, end)
     except Exception as error:  # the library raises plain Exception
         raise SourceError(
             f"{folder}: vocab.json and merges.txt do not make a tokenizer ({error})."
         ) from error
-    start, end = (
-        _text(config.get(key)) or token for key, token in (("bos_token", _START), ("eos_token", _END))
-    )
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
     numbers = [tokenizer.token_to_id(token) for token in (end, start)]
     if numbers[0] is None or numbers[1] is None:
         raise SourceError(f"{folder / 'vocab.json'}: lacks {start} or {end}.")
     tokenizer.post_processor = processors.RobertaProcessing(
         (end, numbers[0]), (start, numbers[1]), trim_offsets=False, add_prefix_space=False
     )
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in (start, end)])
     return (str(tokenizer.to_str(pretty=True)) + "\n").encode()
 
 

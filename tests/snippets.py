@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 # The two commands that set up an environment: `python -m tests` itself, and installing (test_readme.py).
-SET_UP = ("pip install", "python -m tests", "python3 -m tests", "git clone", "cd ")
+SET_UP = ("python3 -m venv", "pip install", "python -m tests", "python3 -m tests", "git clone", "cd ")
 
 
 class Snippet(NamedTuple):

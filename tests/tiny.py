@@ -67,9 +67,9 @@ def write_tokenizer(folder: Path, whole: bool = False) -> Path:
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
     if whole:
-        from edgediff.prompt import tokenizer_json
+        from edgediff import clip_bpe
 
-        text = json.dumps(tokenizer_json(folder), ensure_ascii=False)
+        text = str(clip_bpe.build(folder).to_str())
         (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     return folder
 

@@ -1,4 +1,5 @@
-"""Whole pictures against diffusers' own pipelines: same weights, same seed, a CPU generator; within 2/255 everywhere."""
+"""Whole pictures against diffusers' own pipelines: same weights, same seed, a CPU generator; within 2/255
+everywhere."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ def test_guided_pictures(exported: Any, name: str, prompts: list[str], seed: Any
         generator=generators(seed), height=16, width=24, output_type="np",
     ).images  # fmt: skip
     got = pipe(
-        prompts, negative_prompt="square", num_inference_steps=6, guidance_scale=5.0, seed=seed, height=16, width=24,
+        prompts, negative_prompt="square", num_inference_steps=6, guidance_scale=5.0, seed=seed, height=16,
+        width=24,
         output_type="np",
     )  # fmt: skip
     assert got.seed == (tuple(seed) if isinstance(seed, list) else seed)

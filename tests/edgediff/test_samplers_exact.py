@@ -8,6 +8,7 @@ a reference.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -45,7 +46,7 @@ def error(name: str, steps: int, **options: object) -> float:
     lambdas = np.linspace(-2.0, 2.0, steps + 1)  # log(alpha / sigma)
     alphas = 1 / np.sqrt(1 + np.exp(-2 * lambdas))
     points = [Point(0.0, float(a), float(math.sqrt(1 - a * a))) for a in alphas]
-    schedule = Schedule(1.0, tuple(zip(points[:-1], points[1:], strict=True)))
+    schedule = Schedule(1.0, tuple(itertools.pairwise(points)))
     x = np.linspace(-2, 2, 9).reshape(1, -1)
     for step in solver.sampler(ideal, x, schedule, TorchNoise(0)):  # type: ignore[arg-type]
         last = step.x
@@ -74,7 +75,7 @@ def test_euler_order_in_sigma_space() -> None:
     for steps in (128, 256):
         sigmas = np.exp(np.linspace(math.log(5.0), math.log(0.1), steps + 1))
         points = [Point(0.0, 1.0, float(s)) for s in sigmas]
-        schedule = Schedule(1.0, tuple(zip(points[:-1], points[1:], strict=True)))
+        schedule = Schedule(1.0, tuple(itertools.pairwise(points)))
         x = np.linspace(-4, 4, 9).reshape(1, -1)
         for step in samplers.find(CONFIG, "euler").sampler(ideal, x, schedule, TorchNoise(0)):
             last = step.x

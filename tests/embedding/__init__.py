@@ -1,0 +1,1 @@
+"""A program that embeds edgediff, run as an app would run it."""
