@@ -171,6 +171,11 @@ class Pipeline:
         again."""
         self._parts.cancel()
 
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Return the latents (B, C, h, w) of pictures in [-1, 1], shape (B, 3, H, W): the posterior's
+        mean."""
+        return text2image.encode_pictures(self._parts, pictures)
+
     @property
     def timings(self) -> dict[str, float]:
         """Seconds by stage since the last call began."""

@@ -103,14 +103,20 @@ def find(name: str) -> Runtime:
         InputError: there is no such runtime.
         UnsupportedError: its package is not installed.
     """
-    if name not in names():
-        raise InputError(f"runtime {name!r} is unknown; choose one of {', '.join(names())}.")
     for point in importlib.metadata.entry_points(group="edgediff.runtimes"):
         if point.name == name:
             found: Runtime = point.load()()
             return found
+    module_name = f"edgediff.runtimes.{name}"
+    unknown = InputError(f"runtime {name!r} is unknown; choose one of {', '.join(names())}.")
+    if not name.isidentifier() or name.startswith("_"):
+        raise unknown
     try:
-        module = importlib.import_module(f"edgediff.runtimes.{name}")
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name == module_name:
+            raise unknown from None
+        raise UnsupportedError(f"runtime {name!r} cannot be loaded: {error}.") from error
     except ImportError as error:
         raise UnsupportedError(f"runtime {name!r} cannot be loaded: {error}.") from error
     own: Runtime = module.runtime()

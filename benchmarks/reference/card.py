@@ -19,7 +19,7 @@ def write(folder: Path = HERE) -> None:
     after = rest.split(MARKS[1])[1]
     results = json.loads((folder / "results.json").read_text())
     log_path = folder / "training_log.json"
-    log = json.loads(log_path.read_text()) if log_path.exists() else {}
+    log = json.loads(log_path.read_text()) if log_path.exists() else []
     body = "\n\n".join([*tables(results), training(log)])
     card.write_text(f"{before}{MARKS[0]}\n\n{body}\n\n{MARKS[1]}{after}", encoding="utf-8")
     if (folder / "curve.json").exists():
@@ -48,14 +48,12 @@ def tables(results: dict[str, Any]) -> list[str]:
     return made
 
 
-def training(log: dict[str, Any]) -> str:
+def training(log: list[dict[str, Any]]) -> str:
     """What every stage saw and how long it took."""
     lines = ["### Training", "", _row(["stage", "samples", "seconds", "machine"]), _row(["---"] * 4)]
-    for stage, entry in log.items():
-        processor = entry.get("machine", {}).get("processor", "")
-        lines.append(
-            _row([stage, f"{entry.get('samples', 0):,}", f"{entry.get('seconds', 0):,.0f}", processor])
-        )
+    for entry in log:
+        counts = [f"{entry[name]:,.0f}" for name in ("samples", "seconds")]
+        lines.append(_row([entry["stage"], *counts, entry["machine"]["processor"]]))
     return "\n".join(lines)
 
 

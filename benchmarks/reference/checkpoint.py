@@ -25,6 +25,8 @@ PARTS = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 
+WHOLE: dict[str, Any] = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
+
 
 @dataclass(slots=True)
 class Model:
@@ -51,7 +53,8 @@ def save_teacher(model: Model, folder: Path = TEACHER) -> None:
     )
     tokenizer.save(model.tokenizer, part / "tokenizer", nets.CONTEXT)
     model.scheduler.save_pretrained(part / "scheduler")
-    for name, net in {"text_encoder": model.text, "unet": model.unet, "vae": model.vae}.items():
+    unet = without_guidance_input(model.unet)
+    for name, net in {"text_encoder": model.text, "unet": unet, "vae": model.vae}.items():
         _half(net).save_pretrained(part / name)
     _put(part, folder)
 
@@ -70,19 +73,48 @@ def load_teacher(folder: Path = TEACHER) -> Model:
 
     return Model(
         CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval(),
-        UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval(),
-        AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval(),
+        UNet2DConditionModel.from_pretrained(folder / "unet", **WHOLE).eval(),
+        load_autoencoder(folder),
         Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json")),
         DDIMScheduler.from_pretrained(folder / "scheduler"),
     )
 
 
+def load_autoencoder(folder: Path = TEACHER) -> AutoencoderKL:
+    """Read the autoencoder of a pipeline folder, in float32."""
+    return AutoencoderKL.from_pretrained(folder / "vae", **WHOLE).eval()
+
+
 def load_student(folder: Path = STUDENT, teacher: Path = TEACHER) -> Model:
     """Read a student; text encoder and autoencoder are its teacher's."""
     model = load_teacher(teacher)
-    model.unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
+    model.unet = UNet2DConditionModel.from_pretrained(folder / "unet", **WHOLE).eval()
     model.scheduler = LCMScheduler.from_pretrained(folder / "scheduler")
     return model
+
+
+def without_guidance_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The same network without the input that tells a student its guidance.
+
+    A network that has this input gets no classifier-free guidance from diffusers' pipelines. The projection
+    has no bias, so leaving it out is exact for a teacher, which was trained without the input.
+    """
+    if unet.config.time_cond_proj_dim is None:
+        return unet
+    plain = UNet2DConditionModel.from_config({**unet.config, "time_cond_proj_dim": None})
+    weights = {name: w for name, w in unet.state_dict().items() if name != "time_embedding.cond_proj.weight"}
+    plain.load_state_dict(weights)
+    return plain
+
+
+def with_guidance_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The same network with the input for guidance, to which it is deaf at first."""
+    if unet.config.time_cond_proj_dim is not None:
+        return unet
+    whole = UNet2DConditionModel.from_config({**unet.config, "time_cond_proj_dim": nets.GUIDANCE_CHANNELS})
+    whole.load_state_dict(unet.state_dict(), strict=False)
+    whole.time_embedding.cond_proj.weight.data.zero_()
+    return whole
 
 
 def _half(net: torch.nn.Module) -> Any:

@@ -1,121 +1,129 @@
-"""What every stage of training shares: an optimiser, averaged weights, a schedule, and a state that survives
-a stop."""
+"""What all phases of training share: a setting, a budget, a loop that survives a stop, and a log."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from benchmarks.machine import card
+
+PAUSE = 10.0  # seconds; what a step takes beyond this (compiling, a sleeping machine) is not counted
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest orthogonal matrix, roughly, by five Newton-Schulz steps (Jordan et al., 2024, "Muon")."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / (matrix.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    for _ in range(5):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all stages of a run have in common."""
+
+    work: Path
+    size: int = 64
+    device: str = "cpu"
+    start: Path | None = None  # holds checkpoint/ and student/; None: from scratch
+    compiled: bool = False
+    batch: int | None = None  # None: each phase's own
+    pictures: int = 61_440  # in the cached data set
+    save_every: float = 30.0
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose step is orthogonalised, for weights with two or more axes."""
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long to train: seconds, or steps, which make a run repeatable to the bit."""
 
-    def __init__(self, params: list[nn.Parameter], lr: float, decay: float = 0.01) -> None:
-        super().__init__(params, dict(lr=lr, momentum=0.95, decay=decay))
+    amount: float
+    unit: str = "seconds"
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(p)
-                heavy = state["momentum"].mul_(group["momentum"]).add_(p.grad)
-                flat = p.grad.add(heavy, alpha=group["momentum"]).reshape(p.shape[0], -1)
-                scale = 0.2 * math.sqrt(max(flat.shape))
-                p.mul_(1 - group["lr"] * group["decay"])
-                p.add_(orthogonal(flat).reshape(p.shape), alpha=-group["lr"] * scale)
+    def share(self, steps: int, seconds: float) -> float:
+        """The share that is spent; 1 or more: nothing is left."""
+        return (seconds if self.unit == "seconds" else steps) / self.amount if self.amount > 0 else 1.0
 
+    def part(self, share: float, most: float = math.inf) -> Budget:
+        """A share of it, and not more than ``most`` seconds."""
+        amount = self.amount * share
+        return replace(self, amount=min(amount, most) if self.unit == "seconds" else amount)
 
-def optimizers(nets: list[nn.Module], lr: float, plain: tuple[str, ...] = ()) -> list[torch.optim.Optimizer]:
-    """Muon for the inner matrices, AdamW for vectors, embeddings and parameters whose name holds a ``plain``
-    part."""
-    inner: list[nn.Parameter] = []
-    outer: list[nn.Parameter] = []
-    for net in nets:
-        for name, p in net.named_parameters():
-            if p.requires_grad:
-                special = p.ndim < 2 or "embedding" in name or any(part in name for part in plain)
-                (outer if special else inner).append(p)
-    adam = torch.optim.AdamW(outer, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    return [adam, Muon(inner, lr)] if inner else [adam]
+    def without(self, other: Budget) -> Budget:
+        """What another part leaves."""
+        return replace(self, amount=self.amount - other.amount)
 
 
-def learning_rate(done: float, peak: float, seconds: float, warm: float = 0.03, floor: float = 0.02) -> float:
-    """Warm-up, then half a cosine: the rate after a share ``done`` of the budget."""
-    del seconds
-    if done < warm:
-        return peak * done / warm
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warm) / (1 - warm)))))
+class Part(Protocol):
+    """Whatever has a state: networks, optimisers, averages."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Any, /) -> Any: ...
 
 
-class Average:
-    """Exponential moving average of weights, quick to forget at the start."""
+def run(
+    path: Path,
+    parts: Mapping[str, Part],
+    budget: Budget,
+    step: Callable[[int, float], Mapping[str, Tensor]],
+    batch: int,
+    save_every: float = 30.0,
+) -> None:
+    """Call ``step(number, share of the budget spent)`` until the budget is spent.
 
-    def __init__(self, nets: list[nn.Module], decay: float) -> None:
-        self.live = [p for net in nets for p in net.parameters()]
-        self.kept = [p.detach().clone() for p in self.live]
-        self.decay, self.steps = decay, 0
+    The state of ``parts`` is read from ``path`` where it exists, and saved there from time to time and at the
+    end. What ``step`` measures is averaged and printed.
+    """
+    fresh, steps, seconds = not path.exists(), 0, 0.0
+    if not fresh:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(held[name])
+        steps, seconds = held["steps"], held["seconds"]
 
-    def update(self) -> None:
-        self.steps += 1
-        decay = min(self.decay, self.steps / (self.steps + 10))
-        torch._foreach_lerp_(self.kept, [p.detach() for p in self.live], 1 - decay)
+    def save() -> None:
+        state = {name: part.state_dict() for name, part in parts.items()}
+        counts = {"steps": steps, "seconds": seconds, "samples": steps * batch}
+        save_state(path, {**state, **counts})
 
-    def swap(self) -> None:
-        """Exchange live and averaged weights: call it before and after scoring."""
-        for p, q in zip(self.live, self.kept, strict=True):
-            held = p.detach().clone()
-            p.data.copy_(q)
-            q.copy_(held)
+    saved, told, seen = -1 if fresh else steps, time.monotonic(), []
+    while (share := budget.share(steps, seconds)) < 1:
+        began = time.monotonic()
+        seen.append(step(steps, share))
+        steps += 1
+        seconds += min(PAUSE, time.monotonic() - began)
+        if time.monotonic() - told >= save_every:
+            means = {name: torch.stack([one[name] for one in seen]).nanmean().item() for name in seen[0]}
+            said = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+            print(f"{path.stem}: {seconds:.0f} s, step {steps}  {said}", flush=True)
+            save()
+            saved, told, seen = steps, time.monotonic(), []
+    if steps > saved:
+        save()
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state so that a stop at any moment leaves a whole file."""
+def spent(path: Path) -> dict[str, Any]:
+    """Steps, seconds and samples of a saved state."""
+    held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return {name: held[name] for name in ("steps", "seconds", "samples")}
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state so that a stop at any moment leaves a whole file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     torch.save(state, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
-def machine() -> dict[str, Any]:
-    """The machine a stage ran on."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
-        ]
-        name = models[0] if models else name
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-    return {"processor": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """The machine that does the work."""
+    found = {**card(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {**found, "processor": torch.cuda.get_device_name()} if device.startswith("cuda") else found
 
 
-def log(path: Path, stage: str, entry: dict[str, Any]) -> None:
-    """Record a stage in the training log, replacing what an earlier call of the same stage wrote."""
-    book = json.loads(path.read_text()) if path.exists() else {}
-    book[stage] = {**entry, "machine": machine(), "ended": time.strftime("%Y-%m-%d")}
-    path.write_text(json.dumps(book, indent=2) + "\n")
+def log(path: Path, stage: str, entry: Mapping[str, Any], device: str = "cpu") -> None:
+    """Append what a stage did to the training log, one line for each."""
+    book = json.loads(path.read_text()) if path.exists() else []
+    book.append({"stage": stage, **entry, "machine": machine(device), "ended": time.strftime("%Y-%m-%d")})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[\n" + ",\n".join(json.dumps(line) for line in book) + "\n]\n")

@@ -28,10 +28,9 @@ def distance(shape: str, x: Array, y: Array) -> Array:
         a, b = np.abs(x), np.abs(y)
         return np.asarray(np.minimum(np.maximum(a - 1.0, b - 0.36), np.maximum(a - 0.36, b - 1.0)))
     if shape == "heart":
-        a = 0.6
-        lower = y + 0.1
-        tip = (np.abs(x) + np.abs(lower)) * 0.70710678 - a
-        lobe = np.hypot(np.abs(x) - a * 0.70710678, lower + a * 0.70710678) - a
+        half, lower = 0.6, y + 0.1
+        tip = (np.abs(x) + np.abs(lower)) * 0.70710678 - half
+        lobe = np.hypot(np.abs(x) - half * 0.70710678, lower + half * 0.70710678) - half
         return np.asarray(np.minimum(tip, lobe))
     raise ValueError(f"shape {shape!r} is none of {', '.join(SHAPES)}")
 
@@ -54,7 +53,7 @@ WHOLE = slice(None)
 def coverage(
     shape: str, x: Array, y: Array, radius: Array, size: int = 64, rows: slice = WHOLE, columns: slice = WHOLE
 ) -> Array:
-    """Share of each pixel (of a window) that a shape covers, as (N, H, W); centres and radii in 64-pixel units."""
+    """Share of each pixel (of a window) that a shape covers, (N, H, W); lengths are in 64-pixel units."""
     grid = ((np.arange(size, dtype=np.float32) + 0.5) * (64 / size)).astype(np.float32)
     r = radius.astype(np.float32)[:, None, None]
     dx = (grid[None, None, columns] - x.astype(np.float32)[:, None, None]) / r

@@ -59,6 +59,18 @@ def train(captions: int = 20000) -> Any:
     return made
 
 
+def kept(path: Path) -> Any:
+    """Return the tokenizer of a file, trained first where there is none."""
+    from tokenizers import Tokenizer
+
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        train().save(str(part))
+        part.replace(path)
+    return Tokenizer.from_file(str(path))
+
+
 def save(tokenizer: Any, folder: Path, length: int) -> None:
     """Write tokenizer.json, vocab.json, merges.txt and their configuration."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,21 @@
-"""Runtimes and sampler families are imported by name, so a freezer cannot see them; the embedded model is
-data."""
+"""Runtimes and samplers are imported by name, so a freezer cannot see them; the embedded model is data."""
 
-from PyInstaller.utils.hooks import collect_data_files
+from pathlib import Path
+
+from PyInstaller.utils.hooks import get_package_paths
+
+_PACKAGE = Path(get_package_paths("edgediff")[1])
 
 hiddenimports = [
+    "edgediff.pipeline",
+    "edgediff.prompt",
     "edgediff.runtimes.onnxruntime",
-    "edgediff.samplers.ddim",
-    "edgediff.samplers.dpmpp",
-    "edgediff.samplers.euler",
-    "edgediff.samplers.flow_euler",
-    "edgediff.samplers.lcm",
+    *(f"edgediff.samplers.{f.stem}" for f in (_PACKAGE / "samplers").glob("[!_]*.py")),
+    "onnxruntime",
     "tokenizers",
 ]
-excludedimports = ["edgediff.export", "onnx", "torch"]
-datas = collect_data_files("edgediff", includes=["bundles/**/*", "bundle.schema.json"])
+excludedimports = ["edgediff.export", "torch"]
+datas = [
+    (str(_PACKAGE / "bundles"), "edgediff/bundles"),
+    (str(_PACKAGE / "bundle.schema.json"), "edgediff"),
+]

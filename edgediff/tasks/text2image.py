@@ -182,6 +182,17 @@ def conditioned(parts: Parts, embeddings: Array, guidance_scale: float) -> wrap.
     return wrap.finite(network)
 
 
+def encode_pictures(parts: Parts, pictures: Array) -> Array:
+    """Return the mean latents, scaled for the denoiser, of pictures in [-1, 1], shape (B, 3, H, W)."""
+    facts = parts.bundle.latents
+    spec = parts.graph("encoder").info.inputs[0]
+    out = next(iter(parts.run("encoder", {spec.name: pictures.astype(spec.dtype, copy=False)}).values()))
+    if not np.isfinite(out).all():
+        raise NumericError("encoder: its output holds NaN or Inf; try a bundle whose encoder is fp32.")
+    mean = out[:, : facts.channels].astype(np.float32, copy=False)
+    return (mean - np.float32(facts.shift_factor)) * np.float32(facts.scaling_factor)
+
+
 def decode(parts: Parts, latents: Array) -> Array:
     """Return the decoder's picture in [-1, 1], shape (B, 3, H, W)."""
     facts = parts.bundle.latents

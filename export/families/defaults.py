@@ -18,6 +18,7 @@ _SAMPLERS = {
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "EulerAncestralDiscreteScheduler": "euler_ancestral",
     "EulerDiscreteScheduler": "euler",
+    "FlowMatchEulerDiscreteScheduler": "flow_euler",
     "LCMScheduler": "lcm",
     "PNDMScheduler": "pndm",
 }
