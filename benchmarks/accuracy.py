@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 import edgediff
-from benchmarks.machine import card as machine
+from benchmarks import machine
 from benchmarks.reference import bundle as bundles
+from benchmarks.reference import card
 from benchmarks.reference.grammar import scenes
 from benchmarks.reference.render import render
 from benchmarks.reference.score import Draw, score_draw, score_pictures
@@ -45,7 +46,7 @@ def main() -> None:
     wanted = options.only or ["ceiling", "teacher", "student"]
     held = {split: scenes(2026, options.captions, split) for split in SPLITS}
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
-    results |= {"machine": machine(), "captions": options.captions}
+    results |= {"machine": machine.card(), "captions": options.captions}
     student = edgediff.load(EMBEDDED)
     if "ceiling" in wanted:
         results["ceiling"] = {split: round_trip(student, held[split]) for split in SPLITS}
@@ -63,6 +64,8 @@ def main() -> None:
         for steps in STEPS:
             measure(results, f"student, {steps} step{'s' * (steps > 1)}", drawer(student, steps), held)
             keep(results, options.out)
+    if options.out == RESULTS:
+        card.write()
 
 
 def drawer(pipe: edgediff.Pipeline, steps: int) -> Draw:

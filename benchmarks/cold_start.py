@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=11)
     parser.add_argument("--fresh", action="store_true", help="install into a new virtual environment first")
+    parser.add_argument("--out", type=Path, help="also write the record to this file")
     parser.add_argument("--bundle", help="a bundle instead of the embedded model")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -62,6 +63,9 @@ def main() -> None:
             "environment_mb": round(_size(folder / "venv") / 1e6, 1) if options.fresh else None,
         }
         print(json.dumps(record, indent=2))
+        if options.out:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _fresh(folder: Path) -> Path:

@@ -114,7 +114,7 @@ def find(name: str) -> Runtime:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name == module_name:
+        if error.name == module_name and name not in names():
             raise unknown from None
         raise UnsupportedError(f"runtime {name!r} cannot be loaded: {error}.") from error
     except ImportError as error:

@@ -1,0 +1,71 @@
+"""Write the README's figures from the records that the benchmarks left: ``python -m benchmarks.readme``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+MARKS = ("<!-- figures: written by benchmarks/readme.py -->", "<!-- end of figures -->")
+
+
+def main() -> None:
+    """Replace what lies between the README's two marks."""
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    cold = json.loads((ROOT / "benchmarks/results/cold_start.json").read_text())
+    judged = json.loads((ROOT / "benchmarks/reference/results.json").read_text())
+    body = f"{start_up(cold)}\n\n{accuracy(judged)}"
+    readme.write_text(f"{before}{MARKS[0]}\n{body}\n{MARKS[1]}{after}", encoding="utf-8")
+
+
+def start_up(record: dict[str, Any]) -> str:
+    """One sentence and a table: a cold process, from nothing to a PNG."""
+    machine = record["machine"]
+    rows = [
+        ("cold process to PNG, median", f"{record['median_s']:.2f} s"),
+        ("fastest and slowest", f"{record['min_s']:.2f} to {record['max_s']:.2f} s"),
+        ("first run after installing", f"{record['first_run_s']:.2f} s"),
+        ("peak resident memory", f"{record['peak_rss_mb']:.0f} MB"),
+        ("installed size of a fresh environment", f"{record['environment_mb']:.0f} MB"),
+    ]
+    intro = (
+        f"The embedded model, {record['runs']} cold runs of `edgediff run` on {machine['cores']} cores of an "
+        f"{machine['processor']}\n(`python -m benchmarks.cold_start --fresh`):"
+    )
+    lines = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)]
+    return intro + "\n\n" + "\n".join(lines)
+
+
+def accuracy(results: dict[str, Any]) -> str:
+    """The judged share of captions that are right in every respect."""
+    columns = ("colour", "shape", "position", "relation", "whole", "whole, 1 object", "whole, 2 objects")
+    head = [
+        "right, %",
+        "colour",
+        "shape",
+        "position",
+        "relation",
+        "whole caption",
+        "one object",
+        "two objects",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for name, row in results.items():
+        if isinstance(row, dict) and "heldout-captions" in row:
+            scores = row["heldout-captions"]["scores"]
+            label = "ceiling: the autoencoder alone" if name == "ceiling" else name
+            cells = [f"{100 * scores[c]['share']:.1f}" if c in scores else "" for c in columns]
+            lines.append("| " + " | ".join([label, *cells]) + " |")
+    intro = (
+        f"How often its pictures show what {results['captions']} captions say that training never saw, "
+        "by an exact judge\n(`python -m benchmarks.accuracy`; held-out pairs and intervals are in the model "
+        "card):"
+    )
+    return intro + "\n\n" + "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
