@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ MISSING = {
 WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _registered: set[str] = set()
+_registering = threading.Lock()
 
 
 def import_onnxruntime() -> Any:
@@ -114,9 +116,10 @@ def select(ort: Any, device: str, session_options: Any) -> dict[str, Any]:
         ) from error
     name = package.get_ep_name()
     try:
-        if name not in _registered:
-            ort.register_execution_provider_library(name, package.get_library_path())
-            _registered.add(name)
+        with _registering:  # graphs are loaded side by side, and a library can be registered once
+            if name not in _registered:
+                ort.register_execution_provider_library(name, package.get_library_path())
+                _registered.add(name)
         found = [d for d in ort.get_ep_devices() if d.ep_name == name]
     except Exception as error:
         raise UnsupportedError(f"device {device}: its library cannot be loaded ({error}).") from error
