@@ -16,22 +16,29 @@ def build(folder: Path, unknown: str = END, start: str = START, end: str = END) 
     The normalisation and the split are those of CLIP's published tokenizer (Radford et al., 2021, section
     2.4). ``tokenizers`` raises a bare ``Exception`` for files that do not make one: callers wrap it.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, models
 
     bpe = models.BPE.from_file(
         str(folder / "vocab.json"), str(folder / "merges.txt"), unk_token=unknown, end_of_word_suffix="</w>"
     )
     built = Tokenizer(bpe)
-    built.normalizer = normalizers.Sequence(
+    dress(built)
+    special = [t for t in (start, end) if built.token_to_id(t) is not None]
+    built.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special])
+    return built
+
+
+def dress(tokenizer: Any) -> None:
+    """Give a byte-pair encoding CLIP's normalisation, split and decoder."""
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+    tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
-    built.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLIT), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    built.decoder = decoders.ByteLevel()
-    special = [t for t in (start, end) if built.token_to_id(t) is not None]
-    built.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special])
-    return built
+    tokenizer.decoder = decoders.ByteLevel()

@@ -7,37 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reference.grammar import scenes
+from edgediff import clip_bpe
+from edgediff.clip_bpe import END, START
 
-START, END = "<|startoftext|>", "<|endoftext|>"
 VOCABULARY = 768
-WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def train(captions: int = 20000) -> Any:
-    """Return a ``tokenizers.Tokenizer``: lower case, byte level, ``</w>`` at the end of a word, as CLIP's
-    is."""
-    from tokenizers import (
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-        trainers,
-    )
+    """Return a ``tokenizers.Tokenizer`` with CLIP's normalisation, split and end-of-word mark."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
     made = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>"))
-    made.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    made.decoder = decoders.ByteLevel()
+    clip_bpe.dress(made)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
