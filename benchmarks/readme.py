@@ -29,7 +29,7 @@ def start_up(record: dict[str, Any]) -> str:
         ("fastest and slowest", f"{record['min_s']:.2f} to {record['max_s']:.2f} s"),
         ("first run after installing", f"{record['first_run_s']:.2f} s"),
         ("peak resident memory", f"{record['peak_rss_mb']:.0f} MB"),
-        ("installed size of a fresh environment", f"{record['environment_mb']:.0f} MB"),
+        ("installed size, without pip and with bytecode made on use", f"{record['environment_mb']:.0f} MB"),
     ]
     intro = (
         f"The embedded model, {record['runs']} cold runs of `edgediff run` on {machine['cores']} cores of an "
