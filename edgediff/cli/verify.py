@@ -23,7 +23,9 @@ def command(bundle: str | None, as_json: bool) -> None:
     found.verify()
     pipe = load(found, verify=False)
     sizes: dict[str, Any] = {a: max(f, 64) // f * f for a, f in found.latents.downscale.items()}
-    pipe("", num_inference_steps=1, seed=0, guidance_scale=1.0, output_type="np", **sizes)
+    drawn = pipe("", num_inference_steps=1, seed=0, guidance_scale=1.0, output_type="np", **sizes).images
+    if "encoder" in found.components:
+        pipe.encode(drawn.transpose(0, 3, 1, 2) * 2 - 1)
     result = {"bundle": str(found.path), "files": len(found.files), "graphs": len(pipe.infos()), "ok": True}
     text = (
         f"{found.path}: {result['files']} files match, {result['graphs']} graphs ran, the picture is finite"
