@@ -24,9 +24,11 @@ def main() -> None:
     samples = parser.parse_args().samples
     results = json.loads((CURVE.parent / "results.json").read_text())
     scored = results["teacher, 20 steps"]["heldout-captions"]["scores"]
+    setup = f"{results['captions']} held-out captions, exported bundle"
     points = json.loads(CURVE.read_text()) if CURVE.exists() else []
     points = [p for p in points if p["samples"] != samples]
-    points.append({"samples": samples, "scores": {name: score["share"] for name, score in scored.items()}})
+    shares = {name: score["share"] for name, score in scored.items()}
+    points.append({"samples": samples, "scores": shares, "setup": setup})
     CURVE.write_text(json.dumps(sorted(points, key=lambda p: p["samples"]), indent=1) + "\n")
     card.write()
 
