@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,12 +18,22 @@ from edgediff.schedule import Config, Point
 
 Network = Callable[[Array, Point], Array]
 """A scaled noisy sample at a point -> the raw prediction (epsilon, v, clean or flow), same shape."""
-Limit = Callable[[Array], Array]
 
 
-def denoiser(network: Network, prediction_type: str) -> Denoiser:
-    """Return the denoiser of a network that predicts ``epsilon``, ``v_prediction``, ``sample`` or
-    ``flow_prediction``.
+class Form(NamedTuple):
+    """``clean = skip * x + out * network(scale * x)`` at one point."""
+
+    scale: float
+    skip: float
+    out: float
+
+
+Conversion = Callable[[Point], Form]
+"""What a network's raw output means, by point."""
+
+
+def conversion(prediction_type: str) -> Conversion:
+    """Return what ``epsilon``, ``v_prediction``, ``sample`` or ``flow_prediction`` means.
 
     Networks of the first three kinds were trained on variance-preserving samples, so the input is divided by
     r = sqrt(alpha^2 + sigma^2), which is 1 unless the sampler works in sigma space. v is
@@ -31,29 +42,43 @@ def denoiser(network: Network, prediction_type: str) -> Denoiser:
     Raises:
         BundleError: the prediction type is unknown, or epsilon is asked for where alpha is 0.
     """
-    if prediction_type not in ("epsilon", "v_prediction", "sample", "flow_prediction"):
+    known: dict[str, Conversion] = {
+        "epsilon": _epsilon,
+        "v_prediction": lambda at: _scaled(at, at.alpha, -at.sigma),
+        "sample": lambda at: _scaled(at, 0.0, 1.0),
+        "flow_prediction": lambda at: Form(1.0, *(v / (at.alpha + at.sigma) for v in (1.0, -at.sigma))),
+    }
+    if prediction_type not in known:
+        raise BundleError(f"prediction_type {prediction_type!r} is unknown; use {', '.join(known)}.")
+    return known[prediction_type]
+
+
+def _scaled(at: Point, skip: float, out: float) -> Form:
+    """Scale the input to r = 1 and write x, which is r times that input, in its place."""
+    radius = math.hypot(at.alpha, at.sigma)
+    if abs(radius - 1) < 1e-6:
+        return Form(1.0, skip, out)
+    return Form(1 / radius, skip / radius**2, out if out == 1 else out / radius)
+
+
+def _epsilon(at: Point) -> Form:
+    if at.alpha == 0:
         raise BundleError(
-            f"prediction_type {prediction_type!r} is unknown; use epsilon, v_prediction, sample or "
-            "flow_prediction."
+            "prediction_type epsilon says nothing about the sample at zero SNR; use v_prediction."
         )
+    scale = _scaled(at, 0.0, 1.0).scale
+    return Form(scale, 1 / at.alpha, -at.sigma / at.alpha)
+
+
+def denoiser(network: Network, conversion: Conversion) -> Denoiser:
+    """Return the denoiser of a network whose outputs mean what ``conversion`` says."""
 
     def denoise(x: Array, at: Point) -> Array:
-        flow = prediction_type == "flow_prediction"
-        radius = 1.0 if flow else math.hypot(at.alpha, at.sigma)
-        scaled: Array = x if abs(radius - 1) < 1e-6 else np.multiply(x, np.float32(1 / radius))
-        out = network(scaled, at)
-        if prediction_type == "sample":
-            return out
-        if prediction_type == "v_prediction":
-            return (at.alpha / radius**2) * x - (at.sigma / radius) * out
-        if flow:
-            clean: Array = (x - at.sigma * out) * np.float32(1 / (at.alpha + at.sigma))
-            return clean
-        if at.alpha == 0:
-            raise BundleError(
-                "prediction_type epsilon says nothing about the sample at zero SNR; use v_prediction."
-            )
-        return (1 / at.alpha) * x + (-at.sigma / at.alpha) * out
+        scale, skip, out = conversion(at)
+        raw = network(x if scale == 1 else x * scale, at)
+        if skip == 0:
+            return raw if out == 1 else raw * out
+        return skip * x + out * raw
 
     return denoise
 
@@ -104,26 +129,51 @@ def guidance_embedding(scale: float, dims: int) -> Array:
     return row
 
 
+class Limit(NamedTuple):
+    """What may be done to a clean prediction beyond linear combinations: an operation that has a name."""
+
+    name: str
+    values: tuple[float, ...]
+
+    def __call__(self, clean: Array) -> Array:
+        """Return ``clean`` limited; symbolic tensors record the operation."""
+        if hasattr(clean, "limited"):
+            recorded: Array = clean.limited(self)
+            return recorded
+        return LIMITS[self.name](clean, *self.values)
+
+
+def clip(clean: Array, bound: float) -> Array:
+    """Clip to [-bound, bound]."""
+    return np.clip(clean, -bound, bound)
+
+
+def threshold(clean: Array, ratio: float, highest: float) -> Array:
+    """Dynamic thresholding (Saharia et al., 2022, section 2.3): clip to a quantile of |clean|, divide by it.
+
+    The quantile ``ratio`` is taken per batch entry and bounded to [1, highest].
+    """
+    flat = clean.reshape(len(clean), -1)
+    bound = np.clip(np.quantile(np.abs(flat), ratio, axis=1, keepdims=True), 1.0, max(highest, 1.0))
+    limited: Array = (np.clip(flat, -bound, bound) / bound).astype(clean.dtype).reshape(clean.shape)
+    return limited
+
+
+LIMITS: dict[str, Callable[..., Array]] = {"clip": clip, "threshold": threshold}
+
+
 def limit_of(config: Config) -> Limit | None:
     """Return what a configuration does to clean predictions: dynamic thresholding, clipping or nothing."""
     if config["thresholding"]:
         return threshold_of(config)
     if config["clip_sample"]:
-        bound = float(config["clip_sample_range"])
-        return lambda clean: np.clip(clean, -bound, bound)
+        return Limit("clip", (float(config["clip_sample_range"]),))
     return None
 
 
 def threshold_of(config: Config) -> Limit | None:
-    """Return dynamic thresholding (Saharia et al., 2022, section 2.3) if the configuration asks for it."""
+    """Return dynamic thresholding if the configuration asks for it."""
     if not config["thresholding"]:
         return None
-    ratio, highest = float(config["dynamic_thresholding_ratio"]), float(config["sample_max_value"])
-
-    def threshold(clean: Array) -> Array:
-        flat = clean.reshape(len(clean), -1)
-        bound = np.clip(np.quantile(np.abs(flat), ratio, axis=1, keepdims=True), 1.0, max(highest, 1.0))
-        limited: Array = (np.clip(flat, -bound, bound) / bound).astype(np.float32).reshape(clean.shape)
-        return limited
-
-    return threshold
+    values = (float(config["dynamic_thresholding_ratio"]), float(config["sample_max_value"]))
+    return Limit("threshold", values)

@@ -1,6 +1,6 @@
 """Noise is a function of the seed: the same bits on every platform.
 
-:class:`TorchNoise` reproduces PyTorch's CPU stream (``torch.Generator().manual_seed(seed)``,
+The default, :class:`TorchNoise`, reproduces PyTorch's CPU stream (``torch.Generator().manual_seed(seed)``,
 ``torch.randn``), so a seed gives the picture that diffusers gives with a CPU generator.
 """
 
@@ -26,19 +26,54 @@ class Noise(Protocol):
         ...
 
 
-def checked_seed(seed: object) -> int:
-    """Return ``seed`` if it is an integer from 0 to 2^32 - 1, else raise InputError.
+SOURCES = ("torch", "philox", "numpy")
+"""Noise streams: PyTorch's on a CPU, PyTorch's on an NVIDIA card ("NV"), and NumPy's frozen one."""
 
-    PyTorch's CPU generator uses the low 32 bits alone, so larger seeds would repeat the pictures of smaller
-    ones.
+
+def checked_seed(seed: object, source: str = "torch") -> int:
+    """Return ``seed`` if the noise ``source`` tells it from every other one, else raise InputError.
+
+    That is 0 to 2^32 - 1, and 0 to 2^64 - 1 for ``philox``: PyTorch's CPU generator, like NumPy's, uses the
+    low 32 bits alone, so larger seeds would repeat the pictures of smaller ones.
     """
+    highest = 2**64 - 1 if source == "philox" else 2**32 - 1
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise InputError(f"seed: {seed!r} is no integer; give one from 0 to 4294967295.")
-    if not 0 <= int(seed) < 2**32:
+        raise InputError(f"seed: {seed!r} is no integer; give one from 0 to {highest}.")
+    if not 0 <= int(seed) <= highest:
         raise InputError(
-            f"seed: {seed} is outside 0 to 4294967295, which is all that this noise stream tells apart."
+            f"seed: {seed} is outside 0 to {highest}, which is all that the noise {source!r} tells apart."
         )
     return int(seed)
+
+
+def stream(source: str, seed: int) -> Noise:
+    """Return the noise stream ``source`` from ``seed``.
+
+    Raises:
+        InputError: the source is unknown, or the seed is out of its range.
+    """
+    if source not in SOURCES:
+        raise InputError(f"noise: {source!r} is unknown; choose one of {', '.join(SOURCES)}.")
+    seed = checked_seed(seed, source)
+    if source == "philox":
+        from edgediff.philox import PhiloxNoise
+
+        return PhiloxNoise(seed)
+    return TorchNoise(seed) if source == "torch" else NumpyNoise(seed)
+
+
+class NumpyNoise:
+    """``np.random.RandomState(seed).standard_normal``, whose stream NumPy's NEP 19 keeps as it is.
+
+    Its float64 logarithm is the system's, so a last bit may differ from machine to machine before rounding.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._state = np.random.RandomState(checked_seed(seed, "numpy"))
+
+    def draw(self, shape: tuple[int, ...]) -> Array:
+        """Return the next numbers of the stream, rounded to float32, of ``shape``."""
+        return np.asarray(self._state.standard_normal(shape), np.float32)
 
 
 class TorchNoise:
@@ -123,3 +158,7 @@ class PerPicture:
                 f"seeds: {len(self._streams)} were given for {shape[0]} results; give one each, or one."
             )
         return np.concatenate([stream.draw((1, *shape[1:])) for stream in self._streams])
+
+    def first(self, count: int) -> PerPicture:
+        """Return the streams of the first ``count`` pictures."""
+        return PerPicture(self._streams[:count])

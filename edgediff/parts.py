@@ -61,6 +61,7 @@ class Parts:
         self._graphs: dict[str, Graph] = {}
         self._coming: dict[str, Future[Graph]] = {}
         self._tokenizer: Tokenizer | None = None
+        self.memory: dict[str, Any] = {}  # what callers keep from call to call, such as encoded prompts
         self._cancelled = False
         self.timings: dict[str, float] = {}
 

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from edgediff import media
+import numpy as np
+
+from edgediff import embeddings, media, tasks
+from edgediff import latents as autoencoder
 from edgediff.bundle import Bundle
 from edgediff.errors import BusyError, InputError
 from edgediff.parts import Parts
+from edgediff.plan import Plan
+from edgediff.prompt import checked_prompts
 from edgediff.runtime import GraphInfo, Tensor
 from edgediff.sampler import Step
-from edgediff.tasks import text2image
+from edgediff.tasks import image2image, inpaint, text2image
+from edgediff.tasks.call import Shared
 
 if TYPE_CHECKING:
     from edgediff.tasks.request import Seeds
 
 OUTPUT_TYPES = ("pil", "np", "latent")
+Callback = Callable[["Pipeline", int, float, dict[str, Any]], dict[str, Any] | None]
+"""``callback(pipe, i, t, {"latents": ...})``; what it returns as ``latents`` goes on."""
 EMBEDDED = Path(__file__).parent / "bundles" / "shapes"
 
 
@@ -84,22 +92,12 @@ class Pipeline:
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
-        negative_prompt: str | Sequence[str] | None = None,
-        num_inference_steps: int | None = None,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        guidance_scale: float | None = None,
-        guidance_rescale: float = 0.0,
-        height: int | None = None,
-        width: int | None = None,
-        num_images_per_prompt: int = 1,
-        seed: int | Sequence[int] | None = None,
-        latents: Tensor | None = None,
-        sampler: str | None = None,
-        eta: float | None = None,
         output_type: str = "pil",
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **arguments: Unpack[Shared],
     ) -> Output:
         """Draw pictures from text. Arguments as in diffusers; what is not given comes from the bundle's
         defaults.
@@ -113,10 +111,20 @@ class Pipeline:
             height, width: pixels, multiples of the model's factor.
             num_images_per_prompt: pictures of each prompt, next to each other in the result.
             seed: one for the whole batch (as one torch generator), or one per picture; random unless given.
+            noise: ``torch`` (diffusers' with a CPU generator), ``philox`` (with one on an NVIDIA card), or
+                ``numpy``.
             latents: standard normal start, shape (B, C, h, w), instead of noise from the seed.
             sampler: ``ddim``, ``euler``, ``dpmpp_2m_karras``, ``lcm``, ...; the bundle's own unless given.
-            eta: 0 to 1, DDIM's share of fresh noise.
+            eta: 0 to 1, a share of fresh noise, for samplers that take one.
+            clip_skip: leave out that many of the text encoder's last layers.
+            prompt_syntax: ``plain`` (every character is text, what does not fit is dropped with a warning) or
+                ``a1111`` (weights as ``(word:1.2)``, ``[word]``, BREAK; long prompts in chunks).
+            prompt_embeds, negative_prompt_embeds: what :meth:`encode_prompt` gave, instead of texts.
+            denoising_start, denoising_end: begin or stop part way, as shares of the whole; ``latents`` are
+                then those that a call with ``denoising_end`` and ``output_type="latent"`` returned.
             output_type: ``pil``, ``np`` or ``latent``.
+            callback_on_step_end: called as ``callback(pipe, i, t, {"latents": ...})`` after each step; a
+                dictionary with ``latents`` that it returns replaces them.
 
         Raises:
             InputError: an argument is wrong; nothing was loaded.
@@ -124,46 +132,122 @@ class Pipeline:
             CancelledError: :meth:`cancel` was called.
             BusyError: another thread is drawing with this pipeline.
         """
-        if output_type not in OUTPUT_TYPES:
-            raise InputError(
-                f"output_type: {output_type!r} is unknown; choose one of {', '.join(OUTPUT_TYPES)}."
-            )
-        call = text2image.request(
-            self.bundle, prompt, negative_prompt=negative_prompt, num_inference_steps=num_inference_steps,
-            timesteps=timesteps, sigmas=sigmas, guidance_scale=guidance_scale, height=height, width=width,
-            guidance_rescale=guidance_rescale, num_images_per_prompt=num_images_per_prompt, seed=seed,
-            latents=latents, sampler=sampler, eta=eta,
+        _check_output(output_type, callback_on_step_end_tensor_inputs)
+        call = text2image.request(self.bundle, prompt, **arguments)
+        return self.draw(call, output_type, callback_on_step_end)
+
+    def image2image(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: Any = None,
+        *,
+        strength: float = 0.8,
+        fit: str | None = None,
+        background: Any = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **arguments: Unpack[Shared],
+    ) -> Output:
+        """Draw pictures from text and a picture to start from. Other arguments as for a call.
+
+        Args:
+            image: a file, bytes, a PIL image, an array (H, W, 3), or a list of them, one for each prompt.
+                Its size is drawn unless ``height`` and ``width`` are given.
+            strength: above 0 (keep all) to 1 (keep nothing); int(steps * strength) steps are walked.
+            fit: ``resize``, ``crop`` or ``fill``, to draw another size than the picture's; else that is an
+                error.
+            background: colour behind transparent pixels, which are an error without it.
+        """
+        _check_output(output_type, callback_on_step_end_tensor_inputs)
+        asked = image2image.request(
+            self.bundle, prompt, image, strength=strength, fit=fit, background=background, **arguments
+        )
+        return self.draw(asked, output_type, callback_on_step_end)
+
+    def inpaint(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: Any = None,
+        mask_image: Any = None,
+        *,
+        strength: float = 1.0,
+        mask_blur: float = 0.0,
+        padding_mask_crop: int | None = None,
+        keep_unmasked: bool = False,
+        fit: str | None = None,
+        background: Any = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **arguments: Unpack[Shared],
+    ) -> Output:
+        """Draw a part of a picture anew. Other arguments as for a call and for :meth:`image2image`.
+
+        Args:
+            mask_image: white (1) is drawn anew, black (0) is kept; the picture's size. What the network draws
+                is cut at one half.
+            mask_blur: radius, in pixels, of a Gaussian blur of the mask; softens the edge where the result is
+                laid over the original.
+            padding_mask_crop: draw only the region around the mask and this many pixels more, at the full
+                size, and put it back: the result has the original's size.
+            keep_unmasked: lay the result over the original, so that pixels where the mask is 0 stay as they
+                are, byte for byte (always so with ``padding_mask_crop``).
+        """
+        _check_output(output_type, callback_on_step_end_tensor_inputs)
+        asked = inpaint.request(
+            self.bundle, prompt, image, mask_image, strength=strength, mask_blur=mask_blur,
+            padding_mask_crop=padding_mask_crop, keep_unmasked=keep_unmasked, fit=fit, background=background,
+            **arguments,
         )  # fmt: skip
+        return self.draw(asked, output_type, callback_on_step_end)
+
+    def draw(
+        self, asked: tasks.Request, output_type: str = "pil", callback: Callback | None = None
+    ) -> Output:
+        """Walk a checked request to its end; what the calls above are made of."""
         with self._alone():
-            plan = text2image.plan(self._parts, call)
+            plan = tasks.plan(self._parts, asked)
             images: Any = plan.x
             for step in plan:
+                if callback is not None:
+                    _told(callback, self, plan, step)
                 images = step.x
                 self._parts.check_cancelled()
             if output_type != "latent":
-                images = media.unit_range(plan.decode(images))
+                images = tasks.finished(asked, media.unit_range(plan.decode(images)))
                 images = media.to_pil(images) if output_type == "pil" else images
-        return Output(images, call.seed, self.timings)
+        return Output(images, asked.seed, self.timings)
 
-    def stream(self, prompt: str | Sequence[str], **arguments: Any) -> Iterator[Step]:
+    def stream(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> Iterator[Step]:
         """Yield a :class:`~edgediff.sampler.Step` per denoising step; arguments as for a call.
 
-        ``pipe.decode(step.clean)`` is a preview and ``pipe.decode(step.x)`` after the last step is the
-        result. The arguments are checked by the call itself, before the first step is asked for. The pipeline
-        stays busy until the iterator ends or is closed.
+        With ``image`` it is image to image, with ``mask_image`` inpainting. ``pipe.decode(step.clean)`` is a
+        preview and ``pipe.decode(step.x)`` after the last step is the result. The arguments are checked by
+        the call itself, before the first step is asked for. Writing into ``step.x`` changes what comes next.
+        The pipeline stays busy until the iterator ends or is closed.
         """
-        return self.walk(text2image.request(self.bundle, prompt, **arguments))
+        return self.walk(tasks.request(self.bundle, prompt, **arguments))
 
-    def walk(self, call: text2image.Request) -> Iterator[Step]:
+    def walk(self, asked: tasks.Request) -> Iterator[Step]:
         """Yield the steps of a request that was checked before; what :meth:`stream` is made of."""
         with self._alone():
-            for step in text2image.plan(self._parts, call):
+            for step in tasks.plan(self._parts, asked):
                 yield step
                 self._parts.check_cancelled()
 
+    def encode_prompt(
+        self, prompt: str | Sequence[str], *, prompt_syntax: str = "plain", clip_skip: int | None = None
+    ) -> Tensor:
+        """Return the embeddings (prompts, tokens, width) of texts, for ``prompt_embeds``."""
+        with self._alone():
+            return embeddings.encode(
+                self._parts, checked_prompts(prompt), syntax=prompt_syntax, clip_skip=clip_skip
+            )
+
     def decode(self, latents: Tensor, output_type: str = "pil") -> Any:
         """Decode latents of a step or of ``output_type="latent"`` to pictures."""
-        pictures = media.unit_range(text2image.decode(self._parts, latents))
+        pictures = media.unit_range(autoencoder.decode(self._parts, latents))
         return media.to_pil(pictures) if output_type == "pil" else pictures
 
     def cancel(self) -> None:
@@ -174,7 +258,7 @@ class Pipeline:
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the latents (B, C, h, w) of pictures in [-1, 1], shape (B, 3, H, W): the posterior's
         mean."""
-        return text2image.encode_pictures(self._parts, pictures)
+        return autoencoder.encode(self._parts, pictures)
 
     @property
     def timings(self) -> dict[str, float]:
@@ -213,3 +297,22 @@ class Pipeline:
 def load(bundle: str | Path | Bundle | None = None, **options: Any) -> Pipeline:
     """Open a bundle (the embedded model unless named) and return its :class:`Pipeline`; options as there."""
     return Pipeline(bundle, **options)
+
+
+def _check_output(output_type: str, tensors: Sequence[str]) -> None:
+    if output_type not in OUTPUT_TYPES:
+        raise InputError(f"output_type: {output_type!r} is unknown; choose one of {', '.join(OUTPUT_TYPES)}.")
+    if set(tensors) - {"latents"}:
+        raise InputError(f"callback_on_step_end_tensor_inputs: {list(tensors)}; only latents are handed out.")
+
+
+def _told(callback: Callback, pipe: Pipeline, plan: Plan, step: Step) -> None:
+    """Call back after a step, and let what it returns take the place of the latents."""
+    returned = callback(pipe, step.i, plan.schedule.hops[step.i][0].t, {"latents": step.x})
+    latents = None if returned is None else returned.get("latents")
+    if latents is not None and latents is not step.x:
+        if np.shape(latents) != step.x.shape:
+            raise InputError(
+                f"callback_on_step_end: latents of shape {np.shape(latents)} cannot replace {step.x.shape}."
+            )
+        step.x[...] = latents

@@ -16,7 +16,10 @@ from edgediff.schedule import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``x`` is the start, already scaled; ``decode`` turns the last sample into the task's result."""
+    """``x`` is the start, already scaled; ``decode`` turns the last sample into the task's result.
+
+    ``finish``, where there is one, is done to the last sample before it is yielded (what inpainting keeps).
+    """
 
     denoise: Denoiser
     x: Array
@@ -24,9 +27,10 @@ class Plan:
     sampler: Sampler
     noise: Noise
     decode: Callable[[Array], Any]
+    finish: Callable[[Array], Array] | None = None
 
     def __iter__(self) -> Iterator[Step]:
-        """Walk the schedule, one Step per hop.
+        """Walk the schedule, one Step per hop. Whoever writes into ``step.x`` changes what comes next.
 
         Raises:
             NumericError: a sample is not finite; the message names the step.
@@ -42,8 +46,10 @@ class Plan:
                 raise NumericError(f"step {done + 1} of {len(self)}: {error}") from error
             if step is None:
                 return
-            yield step
             done = step.i + 1
+            if self.finish is not None and done == len(self):
+                step = step._replace(x=self.finish(step.x))
+            yield step
 
     def __len__(self) -> int:
         return len(self.schedule.hops)

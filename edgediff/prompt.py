@@ -1,7 +1,14 @@
-"""Prompts to token ids: CLIP's byte-pair encoding through ``tokenizers``, padded to the encoder's length."""
+"""Prompts to token ids: CLIP's byte-pair encoding through ``tokenizers``, padded to the encoder's length.
+
+Text is brought to NFC and lower case before it is split, so an accent typed as a mark of its own gives the
+ids of the one letter, and the same bytes give the same ids on every system.
+"""
 
 from __future__ import annotations
 
+import re
+import reprlib
+import stat
 import unicodedata
 import warnings
 from collections.abc import Sequence
@@ -16,6 +23,8 @@ from edgediff.errors import BundleError, InputError
 from edgediff.manifest import read_json
 
 MAX_PROMPT_BYTES = 16 * 1024
+MAX_PROMPTS = 64
+MAX_FILE_BYTES = 1 << 20
 MAX_TOKENIZER_BYTES = 16 << 20
 
 
@@ -28,15 +37,22 @@ def checked_prompts(prompt: object, name: str = "prompt") -> list[str]:
 
     Raises:
         InputError: it is neither a string nor a list of strings, is longer than 16 KiB, or holds control
-            characters
-            or bytes that are not text.
+            characters or bytes that are not text.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, (list, tuple)) or not 1 <= len(prompts) <= 64:
-        raise InputError(f"{name}: expected a string or a list of 1 to 64 strings, found {prompt!r:.60}.")
+    if not isinstance(prompts, (list, tuple)) or not 1 <= len(prompts) <= MAX_PROMPTS:
+        raise InputError(
+            f"{name}: expected a string or a list of 1 to {MAX_PROMPTS} strings, found "
+            f"{type(prompt).__name__} {reprlib.repr(prompt):.60}."
+        )
     for text in prompts:
         if not isinstance(text, str):
-            raise InputError(f"{name}: expected strings, found {text!r:.60}.")
+            raise InputError(f"{name}: expected strings, found {reprlib.repr(text):.60}.")
+        if len(text) > MAX_PROMPT_BYTES:  # known at once, however many millions there are
+            raise InputError(
+                f"{name}: {len(text)} characters are more than the {MAX_PROMPT_BYTES} bytes allowed; "
+                "shorten it."
+            )
         try:
             size = len(text.encode("utf-8"))
         except UnicodeEncodeError:
@@ -50,8 +66,41 @@ def checked_prompts(prompt: object, name: str = "prompt") -> list[str]:
     return list(prompts)
 
 
+def read_prompt_file(path: str | Path) -> list[str]:
+    """Return the prompts in a text file: one per line, blank lines skipped; line ends of any system.
+
+    Raises:
+        InputError: it is no regular file of UTF-8 text of at most 1 MiB with 1 to 64 prompts, or a line is
+            no prompt.
+    """
+    file = Path(path)
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would wait, a device would never end
+            raise InputError(f"{file}: not a regular file; name a text file with one prompt per line.")
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{str(file)!r:.200}: the prompt file cannot be read ({reason}).") from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise InputError(f"{file}: more than the {MAX_FILE_BYTES} bytes allowed; split it.")
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw:
+        raise InputError(f"{file}: this is UTF-16 or no text; save it as UTF-8.")
+    try:
+        lines = re.split("\r\n|\n|\r", raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8.") from None
+    found = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not 1 <= len(found) <= MAX_PROMPTS:
+        raise InputError(f"{file}: {len(found)} prompts were found, one per line; give 1 to {MAX_PROMPTS}.")
+    return [checked_prompts(line, f"{file}: line {n}")[0] for n, line in found]
+
+
 class Tokenizer:
-    """A CLIP tokenizer: ``<start> ids <end>`` padded to ``length``.
+    """A CLIP tokenizer: ``<start> ids <end>`` padded to ``length``. ``comma`` is a comma's id, if there is
+    one.
 
     Args:
         folder: holds ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``.
@@ -68,15 +117,15 @@ class Tokenizer:
         self._start = self._id(special.get("bos_token", "<|startoftext|>"), folder)
         self._end = self._id(special.get("eos_token", "<|endoftext|>"), folder)
         self._pad = self._id(special.get("pad_token", special.get("eos_token", "<|endoftext|>")), folder)
+        self.comma: int | None = self._bpe.token_to_id(",</w>")
 
     def __call__(self, prompts: Sequence[str], name: str = "prompt") -> NDArray[np.int64]:
         """Return token ids, shape (len(prompts), length). Text that does not fit is dropped with
         PromptTruncated."""
         room = self.length - 2
-        rows = np.full((len(prompts), self.length), self._pad, np.int64)
-        for row, text in zip(rows, prompts, strict=True):
+        rows = []
+        for text in prompts:
             encoded = self._bpe.encode(text, add_special_tokens=False)
-            ids = encoded.ids[:room]
             if len(encoded.ids) > room:
                 dropped = text[encoded.offsets[room][0] :]
                 warnings.warn(
@@ -84,10 +133,19 @@ class Tokenizer:
                     PromptTruncated,
                     stacklevel=2,
                 )
-            row[0] = self._start
-            row[1 : 1 + len(ids)] = ids
-            row[1 + len(ids)] = self._end
-        return rows
+            rows.append(self.framed(encoded.ids[:room]))
+        return np.stack(rows)
+
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of ``text`` alone, however many: no start, no end, no padding."""
+        found: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+        return found
+
+    def framed(self, ids: Sequence[int]) -> NDArray[np.int64]:
+        """Return at most ``length - 2`` ids between start and end, padded, shape (length,)."""
+        row = np.full(self.length, self._pad, np.int64)
+        row[: len(ids) + 2] = (self._start, *ids, self._end)
+        return row
 
     def _id(self, token: str, folder: Path) -> int:
         found: int | None = self._bpe.token_to_id(token)

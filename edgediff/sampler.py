@@ -39,26 +39,47 @@ class Sampler(Protocol):
 
 
 class Solver(NamedTuple):
-    """A sampler family bound to one configuration."""
+    """A sampler family bound to one configuration; ``conversion`` says what the network's output means."""
 
     name: str
     config: Config
     schedule: Callable[[Request], Schedule]
     sampler: Sampler
+    conversion: Callable[[Point], Any]
 
 
-_FAMILIES = {
-    "ddim": ("edgediff.samplers.ddim", "DDIMScheduler", {}),
-    "euler": ("edgediff.samplers.euler", "EulerDiscreteScheduler", {}),
-    "euler_karras": ("edgediff.samplers.euler", "EulerDiscreteScheduler", {"use_karras_sigmas": True}),
-    "dpmpp_2m": ("edgediff.samplers.dpmpp", "DPMSolverMultistepScheduler", {}),
-    "dpmpp_2m_karras": (
-        "edgediff.samplers.dpmpp",
-        "DPMSolverMultistepScheduler",
-        {"use_karras_sigmas": True},
-    ),
-    "flow_euler": ("edgediff.samplers.flow_euler", "FlowMatchEulerDiscreteScheduler", {}),
-    "lcm": ("edgediff.samplers.lcm", "LCMScheduler", {}),
+_KARRAS = {"use_karras_sigmas": True}
+_SDE = {"algorithm_type": "sde-dpmsolver++"}
+_MULTISTEP = ("dpmpp", "DPMSolverMultistepScheduler")
+_FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "consistency": ("consistency", "CMStochasticIterativeScheduler", {}),
+    "ddim": ("ddim", "DDIMScheduler", {}),
+    "ddpm": ("ddpm", "DDPMScheduler", {}),
+    "dpmpp_2m": (*_MULTISTEP, {}),
+    "dpmpp_2m_karras": (*_MULTISTEP, _KARRAS),
+    "dpmpp_2m_sde": (*_MULTISTEP, _SDE),
+    "dpmpp_2m_sde_karras": (*_MULTISTEP, {**_SDE, **_KARRAS}),
+    "dpmpp_3m": (*_MULTISTEP, {"solver_order": 3}),
+    "dpmpp_3m_sde": (*_MULTISTEP, {"solver_order": 3, **_SDE}),
+    "dpmpp_2s": ("dpmpp_singlestep", "DPMSolverSinglestepScheduler", {}),
+    "edm_dpmpp": ("edm_dpmpp", "EDMDPMSolverMultistepScheduler", {}),
+    "edm_euler": ("edm_euler", "EDMEulerScheduler", {}),
+    "euler": ("euler", "EulerDiscreteScheduler", {}),
+    "euler_karras": ("euler", "EulerDiscreteScheduler", _KARRAS),
+    "euler_ancestral": ("euler_ancestral", "EulerAncestralDiscreteScheduler", {}),
+    "flow_euler": ("flow_euler", "FlowMatchEulerDiscreteScheduler", {}),
+    "flow_heun": ("flow_heun", "FlowMatchHeunDiscreteScheduler", {}),
+    "flow_lcm": ("flow_lcm", "FlowMatchLCMScheduler", {}),
+    "heun": ("heun", "HeunDiscreteScheduler", {}),
+    "heun_karras": ("heun", "HeunDiscreteScheduler", _KARRAS),
+    "lcm": ("lcm", "LCMScheduler", {}),
+    "lms": ("lms", "LMSDiscreteScheduler", {}),
+    "lms_karras": ("lms", "LMSDiscreteScheduler", _KARRAS),
+    "pndm": ("pndm", "PNDMScheduler", {}),
+    "sa_solver": ("sa_solver", "SASolverScheduler", {}),
+    "scm": ("scm", "SCMScheduler", {}),
+    "tcd": ("tcd", "TCDScheduler", {}),
+    "unipc": ("unipc", "UniPCMultistepScheduler", {}),
 }
 """Name -> (module, diffusers class, options that the name itself sets)."""
 
@@ -105,7 +126,7 @@ def find(config: Mapping[str, Any], name: str | None = None, **options: Any) -> 
     if name not in _FAMILIES:
         raise InputError(f"sampler {name!r} is unknown; choose one of {', '.join(names())}.")
     module_name, class_name, preset = _FAMILIES[name]
-    family = importlib.import_module(module_name)
+    family = importlib.import_module(f"edgediff.samplers.{module_name}")
     defaults: dict[str, Any] = dict(family.DEFAULTS)
     stale = set(config.get("_use_default_values") or ()) if own_class != class_name else set()
     carried = {k: v for k, v in config.items() if k in defaults and k not in stale}
@@ -121,4 +142,12 @@ def find(config: Mapping[str, Any], name: str | None = None, **options: Any) -> 
                 f"sampler {name}: {key}={merged[key]!r} is not implemented; it takes "
                 f"{', '.join(map(str, supported))}."
             )
-    return Solver(name, merged, lambda request: family.schedule(merged, request), family.sampler(merged))
+    from edgediff import denoise  # which needs this module's types
+
+    if hasattr(family, "conversion"):  # families whose networks mean something of their own
+        conversion = family.conversion(merged)
+    else:
+        conversion = denoise.conversion(merged["prediction_type"])
+    return Solver(
+        name, merged, lambda request: family.schedule(merged, request), family.sampler(merged), conversion
+    )

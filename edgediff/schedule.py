@@ -28,18 +28,43 @@ class Point(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """``start`` scales the first standard normal draw; ``hops`` go from the noisiest point to the last."""
+    """``start`` scales the first standard normal draw; ``hops`` go from the noisiest point to the last.
+
+    A schedule that was cut remembers how many hops lie before (``skipped``) and after (``dropped``) its own,
+    because some solvers choose their order by a step's place in the whole.
+    """
 
     start: float
     hops: tuple[tuple[Point, Point], ...]
+    skipped: int = 0
+    dropped: int = 0
+
+    @property
+    def total(self) -> int:
+        """Hops of the whole schedule, those that were cut off included."""
+        return self.skipped + len(self.hops) + self.dropped
+
+    def cut(self, begin: int, end: int | None = None) -> Schedule:
+        """Return the schedule of hops ``begin`` to ``end`` alone, which must be at least one."""
+        hops = self.hops[begin:end]
+        after = len(self.hops) - begin - len(hops)
+        return self._replace(hops=hops, skipped=self.skipped + begin, dropped=self.dropped + after)
 
 
 class Request(NamedTuple):
-    """What a caller asks of a schedule: a number of steps, its own timesteps, or its own sigmas."""
+    """What a caller asks of a schedule: a number of steps, its own timesteps, or its own sigmas.
+
+    ``strength`` is read by solvers that lay their grid out for it (LCM); others are cut afterwards.
+    ``tokens`` is how many tokens the denoiser sees, or ``mu`` the shift itself, where the shift depends on
+    the size of the result (flow matching).
+    """
 
     steps: int
     timesteps: tuple[float, ...] | None = None
     sigmas: tuple[float, ...] | None = None
+    strength: float = 1.0
+    tokens: int | None = None
+    mu: float | None = None
 
 
 def alphas_cumprod(config: Config) -> Floats:

@@ -15,10 +15,11 @@ from edgediff.export.families import stable_diffusion
 from edgediff.export.families.parts import Model, Part
 from edgediff.export.json_files import dump_json
 from edgediff.export.sources import Source, open_source
+from edgediff.export.tables import default_tables, listed
 from edgediff.export.verify import check_graph, check_run
 from edgediff.export.write import MANIFEST, Folder, check_space, check_target, new_folder
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 _STORAGES: dict[str, Storage] = {"fp32": "fp32", "fp16": "fp16"}
 
 
@@ -78,12 +79,15 @@ def _write(
     emitted = [(part, emit(part.graph, storage)) for part in model.parts]
     check_space(out, sum(size_of(each.stored) for _, each in emitted) + sum(map(len, model.files.values())))
     components: dict[str, Any] = {}
+    tables, notes = default_tables(model.facts, model.defaults)
+    for note in notes:
+        say(f"note: {note}")
     ran = verify
     with new_folder(out, overwrite) as folder:
         for part, graph in emitted:
             say(f"writing {part.folder}")
             components[part.role] = _component(folder, part, graph, storage)
-        for name, data in model.files.items():
+        for name, data in {**model.files, **tables}.items():
             folder.write(name, data)
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -92,6 +96,7 @@ def _write(
             "model": model.facts,
             "defaults": model.defaults,
             "components": components,
+            "tables": listed(tables, model.defaults),
             "files": dict(sorted(folder.files.items())),
         }
         folder.write(MANIFEST, dump_json(manifest))
@@ -107,7 +112,7 @@ def _write(
         "files": len(folder.files),
         "precision": storage,
         "ran": ran,
-        "notes": list(model.notes),
+        "notes": [*model.notes, *notes],
     }
 
 

@@ -10,8 +10,11 @@ import numpy as np
 
 from edgediff.bundle import Bundle
 from edgediff.errors import InputError
-from edgediff.noise import Noise, PerPicture, TorchNoise, checked_seed
-from edgediff.sampler import Array
+from edgediff.noise import SOURCES, Noise, PerPicture, checked_seed
+from edgediff.noise import stream as noise_stream
+from edgediff.sampler import Array, Solver
+from edgediff.schedule import Request as Steps
+from edgediff.schedule import Schedule
 
 MAX_STEPS = 1000
 MAX_BATCH = 64
@@ -36,8 +39,69 @@ def number(name: str, value: object, low: float, high: float) -> float:
     return float(value)
 
 
-def seeds(seed: object, count: int) -> Seeds:
+def strength(value: object) -> float:
+    """Return a strength: above 0 (nothing would be done) and at most 1 (nothing of the picture is kept)."""
+    found = number("strength", value, 0, 1)
+    if found == 0:
+        raise InputError("strength: 0 would return the picture as it is; give more, up to 1.")
+    return found
+
+
+def cut_by_strength(schedule: Schedule, steps: Steps) -> Schedule:
+    """Leave the first hops out, as diffusers does: of n steps, the last int(n * strength) are walked."""
+    asked = steps.timesteps if steps.timesteps is not None else steps.sigmas
+    count = steps.steps if asked is None else len(asked)
+    count = min(count, len(schedule.hops))
+    walked = min(int(count * steps.strength), count)
+    if walked < 1:
+        raise InputError(
+            f"strength: {steps.strength:g} of {count} steps is none; ask for at least "
+            f"{math.ceil(1 / steps.strength)} steps, or for more strength."
+        )
+    return schedule.cut(count - walked)
+
+
+def part_way(schedule: Schedule, solver: Solver, start: object, end: object) -> Schedule:
+    """Cut a schedule where diffusers' ``denoising_start`` and ``denoising_end`` do: by training timestep.
+
+    Both are shares of the whole denoising, 0 to 1.
+    """
+    if start is None and end is None:
+        return schedule
+    total = solver.config.get("num_train_timesteps")
+    if total is None or any(not 0 <= here.t <= total for here, _ in schedule.hops):
+        raise InputError(f"denoising_start, denoising_end: {solver.name} has no timesteps to cut at.")
+    first, last = 0, len(schedule.hops)
+    if start is not None:
+        cutoff = round(total - number("denoising_start", start, 0, 1) * total)
+        first = sum(here.t >= cutoff for here, _ in schedule.hops)
+    if end is not None:
+        cutoff = round(total - number("denoising_end", end, 0, 1) * total)
+        last = sum(here.t >= cutoff for here, _ in schedule.hops)
+    if first >= last:
+        raise InputError(
+            f"denoising_start {start}, denoising_end {end}: no step of {len(schedule.hops)} lies between."
+        )
+    return schedule.cut(first, last)
+
+
+def embeddings(name: str, value: object) -> Array:
+    """Return prompt embeddings, shape (prompts, tokens, width), as native float32."""
+    array = np.asarray(value)
+    if array.dtype.kind != "f" or array.ndim != 3 or 0 in array.shape or not np.isfinite(array).all():
+        raise InputError(
+            f"{name}: expected finite floats of shape (prompts, tokens, width), found {array.dtype} "
+            f"{array.shape}."
+        )
+    if len(array) > MAX_BATCH:
+        raise InputError(f"{name}: {len(array)} prompts; at most {MAX_BATCH} are drawn in one call.")
+    return np.ascontiguousarray(array, np.float32)
+
+
+def seeds(seed: object, count: int, source: str = "torch") -> Seeds:
     """Return one seed for the whole batch or one per result; None draws one at random."""
+    if source not in SOURCES:
+        raise InputError(f"noise: {source!r} is unknown; choose one of {', '.join(SOURCES)}.")
     if seed is None:
         return secrets.randbelow(1 << 32)
     if isinstance(seed, (list, tuple)):
@@ -45,13 +109,15 @@ def seeds(seed: object, count: int) -> Seeds:
             raise InputError(
                 f"seed: {len(seed)} seeds were given for {count} results; give one, or one each."
             )
-        return tuple(checked_seed(s) for s in seed)
-    return checked_seed(seed)
+        return tuple(checked_seed(s, source) for s in seed)
+    return checked_seed(seed, source)
 
 
-def stream(seed: Seeds) -> Noise:
+def stream(seed: Seeds, source: str = "torch") -> Noise:
     """Return the noise of one seed, or of one per result."""
-    return PerPicture([TorchNoise(s) for s in seed]) if isinstance(seed, tuple) else TorchNoise(seed)
+    if isinstance(seed, tuple):
+        return PerPicture([noise_stream(source, s) for s in seed])
+    return noise_stream(source, seed)
 
 
 def sizes(bundle: Bundle, asked: Mapping[str, int | None]) -> dict[str, int]:
@@ -74,6 +140,12 @@ def sizes(bundle: Bundle, asked: Mapping[str, int | None]) -> dict[str, int]:
             raise InputError(f"{axis}: {value} is no multiple of {factor}; the nearest is {nearest}.")
         found[axis] = int(value)
     return found
+
+
+def encoder(bundle: Bundle) -> None:
+    """Refuse to start from a picture where the bundle cannot encode one."""
+    if "encoder" not in bundle.components:
+        raise InputError(f"image: {bundle.path} has no encoder, so it cannot start from a picture.")
 
 
 def latent_shape(bundle: Bundle, batch: int, size: Mapping[str, int]) -> tuple[int, ...]:

@@ -6,23 +6,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgediff.errors import SourceError
+from edgediff import sampler as samplers
+from edgediff.errors import SourceError, UnsupportedError
 from edgediff.export.json_files import read_json
 from edgediff.export.sources import Source
 
 # An optional file of a model folder: {"defaults": {"num_inference_steps": 4, ...}}.
 OVERRIDES = "edgediff_defaults.json"
 _KNOWN = ("sampler", "num_inference_steps", "guidance_scale", "size")
-_SAMPLERS = {
-    "DDIMScheduler": "ddim",
-    "DPMSolverMultistepScheduler": "dpmpp_2m",
-    "EulerAncestralDiscreteScheduler": "euler_ancestral",
-    "EulerDiscreteScheduler": "euler",
-    "FlowMatchEulerDiscreteScheduler": "flow_euler",
-    "LCMScheduler": "lcm",
-    "PNDMScheduler": "pndm",
-}
-
 
 def defaults(
     source: Source,
@@ -47,11 +38,17 @@ def defaults(
 
 
 def sampler_name(class_name: str) -> str:
-    """The sampler for a scheduler class of diffusers: ``HeunDiscreteScheduler`` is ``heun_discrete``."""
-    words = re.sub(
-        r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", class_name.removesuffix("Scheduler")
-    )
-    return _SAMPLERS.get(class_name, words.lower())
+    """The sampler for a scheduler class of diffusers; one that has none here gives its name in small letters.
+
+    Such a bundle is whole, and runs once a sampler is named.
+    """
+    try:
+        return samplers.name_of(class_name)
+    except UnsupportedError:
+        words = re.sub(
+            r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", class_name.removesuffix("Scheduler")
+        )
+        return words.lower()
 
 
 def _size(sample_size: Any, downscale: int) -> dict[str, int]:

@@ -71,17 +71,25 @@ def configure(config: Mapping[str, Any], where: str, projected: bool = False) ->
 
 
 def record(net: ClipText) -> Graph:
-    """``input_ids`` -> ``last_hidden_state`` and ``pooler_output`` (or ``text_embeds``, projected)."""
+    """``input_ids`` -> ``last_hidden_state`` and ``pooler_output`` (or ``text_embeds``, projected).
+
+    ``clip_skip.k``, for k from 1 to the layers less one, is what ``last_hidden_state`` would be had the last
+    k layers been left out: models drawn with a skipped layer keep the final norm, and so its parameters.
+    """
     ops = Ops("text_encoder")
     ids = ops.input("input_ids", Kind.IDS, 1, "sequence_length")
     with ops.scope("text_model"):
         with ops.scope("embeddings"):
             x = ops.embedding(ids, "token_embedding", net.entries, net.channels)
             x = ops.add(x, ops.positions(x, "position_embedding", net.length))
+        skipped: list[Value] = []
         for i in range(net.layers):
             with ops.scope(f"encoder.layers.{i}"):
                 x = _layer(ops, net, x)
+            if i < net.layers - 1:
+                skipped.insert(0, x)
         x = ops.layer_norm(x, "final_layer_norm", net.eps)
+        skipped = [ops.layer_norm(each, "final_layer_norm", net.eps) for each in skipped]
         legacy = net.end == _LEGACY_END
         pooled = ops.pool_largest(x, ids) if legacy else ops.pool_first(x, ids, net.end)
     if net.projection is not None:
@@ -89,6 +97,8 @@ def record(net: ClipText) -> Graph:
     ops.output("last_hidden_state", x, "sequence_length")
     if net.projection is None:
         ops.output("pooler_output", pooled)
+    for k, each in enumerate(skipped, 1):
+        ops.output(f"clip_skip.{k}", each, "sequence_length")
     return ops.graph()
 
 

@@ -9,74 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff import denoise as wrap
 from edgediff import sampler as samplers
 from edgediff.noise import TorchNoise
 from edgediff.schedule import Request
+from tests.sampler_parity import BASE, SHAPE, STEPS, compare, network, ours, worst
 
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
 pytestmark = pytest.mark.parity
-
-BASE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-SHAPE = (2, 4, 8, 8)
-STEPS = (1, 2, 3, 4, 7, 10, 20, 30)
-
-
-def network(x: Any, t: Any, xp: Any) -> Any:
-    """Bounded, non-linear in x and smooth in t, as trained networks are."""
-    return xp.tanh(1.3 * x) * (0.6 + 0.3 * xp.cos(t / 300.0)) - 0.2 * xp.sin(2.1 * x)
-
-
-def reference(scheduler: Any, x: np.ndarray, steps: int, **options: Any) -> np.ndarray:
-    """diffusers' own loop, as its pipelines write it."""
-    custom = {k: options.pop(k) for k in ("timesteps", "sigmas") if k in options}
-    scheduler.set_timesteps(**custom) if custom else scheduler.set_timesteps(steps)
-    generator = torch.Generator().manual_seed(7)
-    sample = (
-        torch.from_numpy(x) * scheduler.init_noise_sigma
-        if hasattr(scheduler, "init_noise_sigma")
-        else torch.from_numpy(x)
-    )
-    if isinstance(scheduler, (diffusers.DDIMScheduler, diffusers.LCMScheduler)):
-        options["generator"] = generator
-    for t in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(sample, t) if hasattr(scheduler, "scale_model_input") else sample
-        out = network(scaled, t.to(torch.float32), torch)
-        sample = scheduler.step(out, t, sample, **options, return_dict=False)[0]
-    return sample.numpy()
-
-
-def ours(
-    config: dict[str, Any], name: str | None, x: np.ndarray, request: Request, **options: Any
-) -> np.ndarray:
-    solver = samplers.find(config, name, **options)
-    schedule = solver.schedule(request)
-
-    def raw(scaled: Any, at: Any) -> Any:
-        return network(scaled, np.float32(at.t), np).astype(np.float32)
-
-    denoise = wrap.denoiser(raw, solver.config["prediction_type"])
-    result = x
-    for step in solver.sampler(denoise, np.float32(schedule.start) * x, schedule, TorchNoise(7)):
-        result = step.x
-        assert result.dtype == np.float32
-    return result
-
-
-def worst(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).max() / np.abs(b).max())
-
-
-def compare(class_name: str, config: dict[str, Any], steps: int, **options: Any) -> float:
-    x = TorchNoise(3).draw(SHAPE)
-    scheduler = getattr(diffusers, class_name)(**config)
-    saved = {**scheduler.config, "_class_name": class_name}
-    custom = {k: tuple(options[k]) for k in ("timesteps", "sigmas") if k in options}
-    sampler_options = {k: v for k, v in options.items() if k not in custom}
-    got = ours(saved, None, x, Request(steps, **custom), **sampler_options)
-    return worst(got, reference(scheduler, x, steps, **options))
-
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("leading", "trailing", "linspace")

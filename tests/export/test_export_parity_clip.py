@@ -15,6 +15,7 @@ from export_helpers import build, difference, run, write_json, write_safetensors
 from export_parity import halved, randomise, saved  # noqa: E402
 
 from edgediff.export.checkpoint import clip_spellings  # noqa: E402
+from edgediff.export.emit.onnx import emit  # noqa: E402
 from edgediff.export.networks import clip_text  # noqa: E402
 from edgediff.export.tensors import Tensors  # noqa: E402
 from edgediff.export.tokenizer import tokenizer_files  # noqa: E402
@@ -41,6 +42,7 @@ CASES: dict[str, tuple[dict[str, Any], int, int]] = {
         11,
     ),
     "largest id pools": ({**BASE, "eos_token_id": 2}, 3, 9),
+    "four layers": ({**BASE, "num_hidden_layers": 4}, 2, 11),
     "one layer, one head": ({**BASE, "num_hidden_layers": 1, "num_attention_heads": 1}, 1, 4),
 }
 
@@ -52,6 +54,11 @@ def some_ids(batch: int, length: int) -> np.ndarray[Any, Any]:
     for i in range(batch):
         ids[i, length - 2 - i :] = 49
     return ids
+
+
+def final_norm(model: Any) -> Any:
+    """The norm after the last layer; transformers 5 dropped a level from the names."""
+    return getattr(model, "text_model", model).final_layer_norm
 
 
 @pytest.mark.parametrize("storage", ["fp32", "fp16"])
@@ -66,11 +73,25 @@ def test_equal(name: str, storage: Any, tmp_path: Path) -> None:
         halved(reference)
     ids = some_ids(batch, length)
     with torch.no_grad():
-        wanted = reference(torch.from_numpy(ids))
+        wanted = reference(torch.from_numpy(ids), output_hidden_states=True)
+        skips = range(1, config["num_hidden_layers"])
+        skipped = {f"clip_skip.{k}": final_norm(reference)(wanted.hidden_states[-k - 1]) for k in skips}
     found = run(path, {"input_ids": ids})
-    assert list(found) == ["last_hidden_state", "pooler_output"]
+    assert list(found) == ["last_hidden_state", "pooler_output", *skipped]
     for key in found:
-        assert difference(found[key], wanted[key].numpy()) < TOLERANCE
+        assert difference(found[key], (skipped[key] if key in skipped else wanted[key]).numpy()) < TOLERANCE
+
+
+def test_skipped_layers_add_no_weights() -> None:
+    graph = clip_text.record(clip_text.configure({**BASE, "num_hidden_layers": 5}, "config.json"))
+    names = [p.name for p in graph.parameters]
+    assert len(names) == len(set(names)) == len(transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(**{**BASE, "num_hidden_layers": 5})
+    ).state_dict())  # fmt: skip
+    stored = [each.initializer for each in emit(graph).stored]
+    assert sorted(stored) == sorted(names)
+    outputs = [port.name for port in graph.outputs]
+    assert outputs[2:] == ["clip_skip.1", "clip_skip.2", "clip_skip.3", "clip_skip.4"]
 
 
 def test_classic_names_and_positions_buffer(tmp_path: Path) -> None:

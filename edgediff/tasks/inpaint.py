@@ -1,0 +1,159 @@
+"""Inpainting: draw anew where a mask says so, and keep the rest.
+
+Networks trained for it (latents, mask and masked picture as input) are told what to keep; ordinary ones have
+the known region put back, at the right noise level, before every call (Lugmayr et al., 2022, RePaint, eq. 8,
+without resampling). Noise is drawn in this order: the posterior of the picture (where its latents are
+needed), the noise of the start, the posterior of the masked picture, then what the sampler draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
+
+import numpy as np
+
+from edgediff import denoise as wrap
+from edgediff import latents
+from edgediff.bundle import Bundle
+from edgediff.conditioning import network_of
+from edgediff.noise import Noise, PerPicture
+from edgediff.parts import Parts
+from edgediff.plan import Plan
+from edgediff.sampler import Array
+from edgediff.tasks import call as calls
+from edgediff.tasks import framing, masks
+from edgediff.tasks import request as check
+from edgediff.tasks.call import Call, Shared
+from edgediff.tasks.image2image import noised, spread
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A checked call with pictures in [-1, 1], shape (n, 3, H, W), and masks of 0 (keep) and 1, (n, 1, H, W).
+
+    ``original`` is what the result is laid over, where something of it is to stay as it is, byte for byte.
+    """
+
+    call: Call
+    pictures: Array
+    masks: Array
+    strength: float
+    original: masks.Original | None
+
+    @property
+    def seed(self) -> check.Seeds:
+        return self.call.seed
+
+
+def request(
+    bundle: Bundle,
+    prompt: str | Sequence[str] | None,
+    image: Any,
+    mask_image: Any,
+    *,
+    strength: float = 1.0,
+    mask_blur: float = 0.0,
+    padding_mask_crop: int | None = None,
+    keep_unmasked: bool = False,
+    fit: str | None = None,
+    background: Any = None,
+    **arguments: Unpack[Shared],
+) -> Request:
+    """Check a call; see :meth:`edgediff.Pipeline.inpaint`.
+
+    Raises:
+        InputError: an argument is wrong. Nothing has been loaded by then.
+    """
+    check.encoder(bundle)
+    height, width = arguments.pop("height", None), arguments.pop("width", None)
+    blur = check.number("mask_blur", mask_blur, 0, 256)
+    if padding_mask_crop is None:
+        pictures, size, own = framing.framed(bundle, image, height, width, fit, background)
+        shown = masks.read(mask_image, own, fit, size, blur)
+        original = masks.Original(pictures, shown, None) if keep_unmasked else None
+        inner = shown
+    else:
+        pad = check.whole("padding_mask_crop", padding_mask_crop, 0, check.MAX_SIZE)
+        size = check.sizes(bundle, {"height": height, "width": width})
+        original = masks.original(image, mask_image, background, blur, size, pad)
+        pictures, inner = original.cropped(size)
+    call = calls.checked(
+        bundle, prompt, strength=strength, height=size["height"], width=size["width"], **arguments
+    )
+    framing.check_count("image", len(pictures), call.count)
+    framing.check_count("mask_image", len(inner), call.count)
+    hard = np.stack(inner)[:, None] >= 0.5
+    return Request(call, framing.signed(pictures), hard.astype(np.float32), float(strength), original)
+
+
+def plan(parts: Parts, asked: Request) -> Plan:
+    """Encode prompts and pictures and return the plan; the denoiser and the decoder have not run yet."""
+    call, bundle = asked.call, parts.bundle
+    parts.prefetch(("text_encoder", "encoder", "denoiser", "decoder"))
+    noise = check.stream(call.seed, call.noise)
+    shape = check.latent_shape(bundle, call.batch, call.size)
+    told = "inpaint" in bundle.tasks  # the network reads mask and masked picture beside the latents
+    known = None
+    if not told or asked.strength < 1:
+        known = _encoded(parts, asked.pictures, noise, call)
+    drawn = noise.draw(shape) if call.latents is None else call.latents
+    if known is None or asked.strength == 1:
+        x = np.float32(call.schedule.start) * drawn
+    else:
+        x = noised(call.schedule, known, drawn)
+    small = spread(_shrunk(asked.masks, shape), call)
+    hidden = _encoded(parts, asked.pictures * (asked.masks < 0.5), noise, call)
+    if told:
+        network = network_of(parts, call, np.concatenate([small, hidden], axis=1))
+        return _plan(parts, call, network, x, noise)
+    assert known is not None
+    whole = _plan(parts, call, network_of(parts, call), x, noise)
+    return keeping(whole, known, small, drawn)
+
+
+def _plan(parts: Parts, call: Call, network: wrap.Network, x: Array, noise: Noise) -> Plan:
+    return Plan(
+        denoise=wrap.denoiser(network, call.solver.conversion),
+        x=x,
+        schedule=call.schedule,
+        sampler=call.solver.sampler,
+        noise=noise,
+        decode=lambda done: latents.decode(parts, done),
+    )
+
+
+def keeping(plan: Plan, known: Array, mask: Array, drawn: Array) -> Plan:
+    """Return a plan that keeps ``known`` latents where ``mask`` is 0.
+
+    Before each call but the first, the known region is put at that call's noise level with the start's own
+    noise, as diffusers does after each step. Samplers are pointwise in their tensors, so the region that is
+    drawn never sees what the other one's sample was in between. After the last step it is put back clean.
+    """
+    calls_made = 0
+
+    def denoise(x: Array, at: Any) -> Array:
+        nonlocal calls_made
+        calls_made += 1
+        if calls_made > 1:
+            there = np.float32(at.alpha) * known + np.float32(at.sigma) * drawn
+            x = (1 - mask) * there + mask * x
+        return plan.denoise(x, at)
+
+    def finish(done: Array) -> Array:
+        return (1 - mask) * known + mask * done
+
+    return replace(plan, denoise=denoise, finish=finish)
+
+
+def _encoded(parts: Parts, pictures: Array, noise: Noise, call: Call) -> Array:
+    """Return the latents of pictures, one for each result; a list of seeds draws from the first ones'."""
+    stream = noise.first(len(pictures)) if isinstance(noise, PerPicture) else noise
+    return spread(latents.encode(parts, pictures, stream), call)
+
+
+def _shrunk(mask: Array, shape: tuple[int, ...]) -> Array:
+    """Return a mask at the latents' size: the upper left pixel of each cell, as nearest-neighbour scaling."""
+    rows, columns = mask.shape[2] // shape[2], mask.shape[3] // shape[3]
+    return mask[:, :, ::rows, ::columns]
