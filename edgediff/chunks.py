@@ -1,7 +1,7 @@
-"""Prompts longer than a text encoder reads: cut into chunks that are encoded one by one and joined.
+"""Prompts to rows of tokens with weights; what is longer than the text encoder reads makes several rows.
 
 Cutting and weighing follow what AUTOMATIC1111's web interface documents. Weighing works on one chunk of one
-prompt, so that a row of numbers depends on nothing that was asked for beside it.
+prompt, so that what comes out depends on nothing that was asked for beside it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgediff.errors import InputError
+from edgediff.prompt import Tokenizer
+from edgediff.prompt_weights import BREAK, parse
 
 MAX_CHUNKS = 32
 COMMA_BACKTRACK = 20
 
 # A token's id and its weight; None starts a new chunk.
 Token = tuple[int, float] | None
+# What the text encoder reads at once: ids between start and end, padded, and a weight for each.
+Row = tuple[NDArray[np.int64], NDArray[np.float32]]
+
+
+def plain(tokenizer: Tokenizer, prompts: Sequence[str], name: str) -> list[list[Row]]:
+    """Return one row per prompt, every character taken as text; what does not fit is dropped with
+    PromptTruncated."""
+    ones = np.ones(tokenizer.length, np.float32)
+    return [[(ids, ones)] for ids in tokenizer(prompts, name)] if prompts else []
+
+
+def marked(tokenizer: Tokenizer, prompts: Sequence[str], name: str) -> list[list[Row]]:
+    """Return one or more rows per prompt, with the weights and breaks that are marked in it."""
+    found = []
+    for prompt in prompts:
+        tokens: list[Token] = []
+        for piece in parse(prompt, name):
+            if piece == BREAK:
+                tokens.append(None)
+            tokens += [(token, piece[1]) for token in tokenizer.ids(piece[0])]
+        chunks = cut(tokens, tokenizer.length - 2, tokenizer.comma, name)
+        found.append([framed(tokenizer, chunk) for chunk in chunks])
+    return found
+
+
+def framed(tokenizer: Tokenizer, chunk: Sequence[tuple[int, float]]) -> Row:
+    """Return a chunk as a row; start, end and padding have the weight 1."""
+    weights = np.ones(tokenizer.length, np.float32)
+    weights[1 : 1 + len(chunk)] = [weight for _, weight in chunk]
+    return tokenizer.framed([token for token, _ in chunk]), weights
 
 
 def cut(

@@ -19,16 +19,11 @@ from edgediff.bundle import TensorSpec
 from edgediff.errors import BundleError, InputError, NumericError, UnsupportedError
 from edgediff.manifest import read_json
 from edgediff.parts import Parts
-from edgediff.prompt import Tokenizer
-from edgediff.prompt_weights import BREAK, parse
 from edgediff.sampler import Array
 
 SYNTAXES = ("plain", "a1111")
 CACHE_BYTES = 64 << 20
 _LAST, _SKIPPED = "last_hidden_state", "clip_skip."
-
-# One row of the text encoder's input: ids, and a weight for each.
-Row = tuple[NDArray[np.int64], Array]
 
 
 class Cache:
@@ -100,12 +95,12 @@ def encode(
     if syntax not in SYNTAXES:
         raise InputError(f"syntax: {syntax!r} is unknown; choose one of {', '.join(SYNTAXES)}.")
     output = _LAST if clip_skip is None else f"{_SKIPPED}{_whole(clip_skip)}"
-    read = _plain if syntax == "plain" else _weighted
+    read = chunks.plain if syntax == "plain" else chunks.marked
     tokenizer = parts.tokenizer()
     texts = [*read(tokenizer, negatives, "negative_prompt"), *read(tokenizer, prompts, "prompt")]
     count = max(map(len, texts))
     _check_denoiser(parts, count, tokenizer.length)
-    nothing = _row(tokenizer, [])
+    nothing = chunks.framed(tokenizer, [])
     cache = Cache() if cache is None else cache
     made = []
     for i, rows in enumerate(texts):
@@ -141,31 +136,7 @@ def _whole(clip_skip: object) -> int:
     return clip_skip
 
 
-def _plain(tokenizer: Tokenizer, prompts: Sequence[str], name: str) -> list[list[Row]]:
-    ones = np.ones(tokenizer.length, np.float32)
-    return [[(ids, ones)] for ids in tokenizer(prompts, name)] if prompts else []
-
-
-def _weighted(tokenizer: Tokenizer, prompts: Sequence[str], name: str) -> list[list[Row]]:
-    found = []
-    for prompt in prompts:
-        tokens: list[chunks.Token] = []
-        for piece in parse(prompt, name):
-            if piece == BREAK:
-                tokens.append(None)
-            tokens += [(token, piece[1]) for token in tokenizer.ids(piece[0])]
-        cut = chunks.cut(tokens, tokenizer.length - 2, tokenizer.comma, name)
-        found.append([_row(tokenizer, chunk) for chunk in cut])
-    return found
-
-
-def _row(tokenizer: Tokenizer, chunk: Sequence[tuple[int, float]]) -> Row:
-    weights = np.ones(tokenizer.length, np.float32)
-    weights[1 : 1 + len(chunk)] = [weight for _, weight in chunk]
-    return tokenizer.framed([token for token, _ in chunk]), weights
-
-
-def _encoded(parts: Parts, row: Row, output: str, cache: Cache) -> Array:
+def _encoded(parts: Parts, row: chunks.Row, output: str, cache: Cache) -> Array:
     ids, weights = row
     hidden = cache.get(output, ids)
     if hidden is None:

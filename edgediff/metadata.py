@@ -1,38 +1,42 @@
-"""What a picture file carries beside its pixels: generation parameters, marks and colour profiles.
+"""What a picture file carries beside its pixels: generation parameters, marks of AI origin, colour profiles.
 
-PNG, JPEG and WebP are all lists of labelled parts. :func:`split` walks them without Pillow, checks what the
-format lets it check and decompresses nothing. What is read from a file is a claim of whoever wrote it: pass it
-through the same checks as any argument.
+PNG, JPEG and WebP are all lists of labelled parts. :func:`split` walks them without Pillow and checks what
+the format lets it check. What is read from a file is a claim of whoever wrote it.
 """
 
 from __future__ import annotations
 
 import html
 import json
-import os
 import re
-import stat
-import struct
 import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from edgediff import __version__
 from edgediff.errors import InputError
 
-MAX_FILE_BYTES = 64 << 20
 MAX_PARTS = 1 << 16
 MAX_TEXT_BYTES = 1 << 20
 MAX_TEXTS_BYTES = 8 << 20
 MAX_PROFILE_BYTES = 4 << 20
-_SEGMENT = 65533  # what a JPEG segment holds beside its length
-_ADOBE = b"http://ns.adobe.com/xap/1.0/\0"
-_SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+ORIENTATION, EXIF, COMMENT = 0x0112, 0x8769, 0x9286  # tags of EXIF
+ADOBE = b"http://ns.adobe.com/xap/1.0/\0"
+OURS = b"edgediff "  # how a JPEG comment begins that holds our JSON
 DRAWN, COMPOSITE = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 _AI_TYPES = {DRAWN, COMPOSITE, "algorithmicMedia", "algorithmicallyEnhanced", "compositeSynthetic"}
+_NEGATIVE = "Negative prompt:"
+_NUMBERS = {
+    "Steps": ("num_inference_steps", int), "CFG scale": ("guidance_scale", float), "Seed": ("seed", int),
+    "Denoising strength": ("strength", float),
+}  # fmt: skip
+_SAMPLERS = {
+    "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "dpmpp_2m_sde": "DPM++ 2M SDE", "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "euler": "Euler", "euler_ancestral": "Euler a", "heun": "Heun", "lcm": "LCM", "lms": "LMS",
+    "pndm": "PLMS", "unipc": "UniPC",
+}  # fmt: skip
 
 
 class Part(NamedTuple):
@@ -41,45 +45,6 @@ class Part(NamedTuple):
     kind: bytes
     body: memoryview
     raw: memoryview
-
-
-def file_bytes(source: object, name: str, head: Any = None) -> bytes:
-    """Return a file's content, of at most 64 MiB; ``head`` is called with its first bytes and may refuse.
-
-    Nothing but a regular file is opened: a pipe would wait for its writer and a device may never end.
-    """
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        found, what = bytes(source), "these bytes"
-        if len(found) <= MAX_FILE_BYTES:
-            return found
-        raise InputError(f"{name}: {len(found)} bytes are more than the {MAX_FILE_BYTES} allowed; shrink it.")
-    if not isinstance(source, (str, Path)):
-        kind = type(source).__name__
-        raise InputError(f"{name}: found {kind}; give a path, bytes, a PIL image or a NumPy array.")
-    what = repr(str(source))[:200]
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        if not stat.S_ISREG(Path(source).stat().st_mode):
-            raise InputError(f"{name}: {what} is no regular file; give a PNG, JPEG or WebP file.")
-        with os.fdopen(os.open(source, flags), "rb") as stream:
-            state = os.fstat(stream.fileno())  # again, because the name may lead elsewhere by now
-            if not stat.S_ISREG(state.st_mode):
-                raise InputError(f"{name}: {what} is no regular file; give a PNG, JPEG or WebP file.")
-            if state.st_size <= MAX_FILE_BYTES:
-                if head is not None:
-                    head(stream.read(64))
-                    stream.seek(0)
-                found = stream.read(MAX_FILE_BYTES + 1)
-                if len(found) <= MAX_FILE_BYTES:
-                    return found
-    except FileNotFoundError:
-        raise InputError(f"{name}: there is no file {what}; check its path.") from None
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{name}: {what} cannot be read ({reason}); give another file.") from error
-    raise InputError(f"{name}: {what} is larger than the {MAX_FILE_BYTES} bytes allowed; shrink it.")
 
 
 def format_of(data: bytes) -> str | None:
@@ -95,11 +60,14 @@ def split(data: bytes) -> list[Part]:
     """Return the parts of a PNG, JPEG or WebP file.
 
     Raises:
-        ValueError: it is cut off, a checksum is wrong or there are too many parts.
+        ValueError: it is another file or cut off, a checksum is wrong, or there are too many parts.
     """
-    walk = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp}[format_of(data) or "PNG"]
+    walks = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp}
+    kind = format_of(data)
+    if kind is None:
+        raise ValueError("it is no PNG, JPEG or WebP file")
     found: list[Part] = []
-    for part in walk(data):
+    for part in walks[kind](data):
         if len(found) == MAX_PARTS:
             raise ValueError(f"it has more than {MAX_PARTS} parts")
         found.append(part)
@@ -109,13 +77,12 @@ def split(data: bytes) -> list[Part]:
 def _png(data: bytes) -> Iterator[Part]:
     view, at, kind = memoryview(data), 8, b""
     while kind != b"IEND":
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        end = at + 12 + length
-        if end > len(data) or len(kind) < 4:
+        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data):
             raise ValueError("it is cut off")
-        # Pillow does not look at the checksums of the pixels, nor for the end.
+        # Pillow looks neither at the checksums of the pixels nor for the end.
         if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise ValueError(f"the checksum of its {kind!r} is wrong")
+            raise ValueError(f"the checksum of its part {kind.decode('latin-1')!r} is wrong")
         yield Part(kind, view[at + 8 : end - 4], view[at:end])
         at = end
 
@@ -138,31 +105,29 @@ def _jpeg(data: bytes) -> Iterator[Part]:
 
 def _webp(data: bytes) -> Iterator[Part]:
     view, at, end = memoryview(data), 12, 8 + int.from_bytes(data[4:8], "little")
-    if end > len(data):
-        raise ValueError("it is cut off")
     while at + 8 <= end:
-        body = at + 8
-        last = body + int.from_bytes(data[at + 4 : body], "little")
-        if last > end:
-            raise ValueError("it is cut off")
-        yield Part(data[at : at + 4], view[body:last], view[at:last])
+        last = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+        if last > min(end, len(data)):
+            break
+        yield Part(data[at : at + 4], view[at + 8 : last], view[at:last])
         at = last + last % 2
+    if at < end or end > len(data):
+        raise ValueError("it is cut off")
 
 
-def _inflated(data: bytes | memoryview, limit: int) -> bytes:
-    """Decompress at most ``limit`` bytes; ValueError if there are more, nothing if it is no zlib stream."""
+def _inflated(data: bytes, limit: int) -> bytes:
     stream = zlib.decompressobj()
     try:
         found = stream.decompress(data, limit)
     except zlib.error:
         return b""
     if stream.unconsumed_tail:
-        raise ValueError(f"a compressed text or profile is larger than {limit} bytes")
+        raise ValueError(f"a compressed text or profile in it is larger than {limit} bytes")
     return found
 
 
-def png_texts(parts: Sequence[Part]) -> Iterator[tuple[str, bytes, str]]:
-    """Yield key, content and encoding of every text in a PNG file.
+def png_texts(parts: Sequence[Part]) -> Iterator[tuple[str, str]]:
+    """Yield key and content of every text in a PNG file.
 
     Raises:
         ValueError: a text has over 1 MiB, or all together over 8 MiB.
@@ -171,49 +136,232 @@ def png_texts(parts: Sequence[Part]) -> Iterator[tuple[str, bytes, str]]:
     for kind, body, _ in parts:
         if kind not in (b"tEXt", b"zTXt", b"iTXt"):
             continue
-        key, _, text = bytes(body[: 80 + MAX_TEXT_BYTES]).partition(b"\0")
-        codec = "latin-1"
-        if kind == b"iTXt":
-            flag, codec = text[:1], "utf-8"
-            text = text[2:].partition(b"\0")[2].partition(b"\0")[2]
-            text = _inflated(text, MAX_TEXT_BYTES) if flag == b"\1" else text
-        elif kind == b"zTXt":
+        key, _, text = bytes(body[: 256 + MAX_TEXT_BYTES]).partition(b"\0")
+        if kind == b"zTXt":
             text = _inflated(text[1:], MAX_TEXT_BYTES)
-        total += max(len(text), 0 if kind == b"zTXt" else len(body))
-        if len(text) > MAX_TEXT_BYTES or len(body) > 80 + MAX_TEXT_BYTES or total > MAX_TEXTS_BYTES:
-            raise ValueError(f"its texts are larger than {MAX_TEXT_BYTES} bytes")
-        yield key.decode("latin-1"), text, codec
+        elif kind == b"iTXt":
+            compressed, text = text[:1] == b"\1", text[2:].partition(b"\0")[2].partition(b"\0")[2]
+            text = _inflated(text, MAX_TEXT_BYTES) if compressed else text
+        total += len(text)
+        if len(text) > MAX_TEXT_BYTES or len(body) > 256 + MAX_TEXT_BYTES or total > MAX_TEXTS_BYTES:
+            raise ValueError(f"it holds a text of over {MAX_TEXT_BYTES} or texts of {MAX_TEXTS_BYTES} bytes")
+        yield key.decode("latin-1"), text.decode("utf-8" if kind == b"iTXt" else "latin-1", "replace")
 
 
 def exif(parts: Sequence[Part]) -> tuple[int, bytes]:
-    """Return orientation (1 unless a valid one is stated) and the raw user comment of a file's EXIF."""
+    """Return the orientation (1 unless a valid one is stated) and the raw user comment of a file's EXIF."""
     for kind, body, _ in parts:
-        if kind == b"\xe1" and body[:6] == b"Exif\0\0":
-            return parse_exif(bytes(body[6:]))
-        if kind in (b"eXIf", b"EXIF"):
+        if kind in (b"eXIf", b"EXIF") or (kind == b"\xe1" and bytes(body[:6]) == b"Exif\0\0"):
             return parse_exif(bytes(body))
     return 1, b""
 
 
-def parse_exif(tiff: bytes) -> tuple[int, bytes]:
-    """Read EXIF's orientation and user comment; whatever is damaged counts as not there."""
-    tiff = tiff.removeprefix(b"Exif\0\0")
-    order = "little" if tiff[:4] == b"II*\0" else "big"
+def parse_exif(block: bytes) -> tuple[int, bytes]:
+    """Read orientation and user comment; whatever is damaged counts as not there."""
+    tiff = block.removeprefix(b"Exif\0\0")
     if tiff[:4] not in (b"II*\0", b"MM\0*"):
         return 1, b""
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
 
     def number(at: int, length: int) -> int:
-        return int.from_bytes(tiff[at : at + length], "little" if order == "little" else "big")
+        return int.from_bytes(tiff[at : at + length], order)
 
     found: dict[int, bytes] = {}
     directory = number(4, 4)
     for _ in range(2):  # the first directory, then the one that it names for EXIF
         for at in range(directory + 2, directory + 2 + 12 * min(number(directory, 2), 512), 12):
-            tag, kind, count = number(at, 2), number(at + 2, 2), number(at + 4, 4)
-            size = count * {2: 1, 3: 2, 4: 4, 7: 1}.get(kind, 0)
-            if tag in (0x0112, 0x8769, 0x9286) and tag not in found:
+            tag, size = number(at, 2), number(at + 4, 4) * {2: 1, 3: 2, 4: 4, 7: 1}.get(number(at + 2, 2), 0)
+            if tag in (ORIENTATION, EXIF, COMMENT) and tag not in found:
                 start = at + 8 if size <= 4 else number(at + 8, 4)
                 found[tag] = tiff[start : start + size]
-        directory = int.from_bytes(found.get(0x8769, b""), "little" if order == "little" else "big")
-    turned = int.from_bytes(found.get(0x0112, b""), "little" if order == "little" else "big")
-    return (turned if 1 <= turned <= 8 else 1), found.get(0x9286, b"")
+        directory = int.from_bytes(found.get(EXIF, b""), order)
+    turned = int.from_bytes(found.get(ORIENTATION, b""), order)
+    return (turned if 1 <= turned <= 8 else 1), found.get(COMMENT, b"")
+
+
+def profile(parts: Sequence[Part]) -> bytes | None:
+    """Return the ICC profile of a file: None if it has none, empty if it is damaged.
+
+    Raises:
+        ValueError: it is larger than 4 MiB.
+    """
+    found, pieces = None, {}
+    for kind, body, _ in parts:
+        if kind == b"iCCP":
+            found = _inflated(bytes(body).partition(b"\0")[2][1:], MAX_PROFILE_BYTES)
+        elif kind == b"ICCP":
+            found = bytes(body)
+        elif kind == b"\xe2" and bytes(body[:12]) == b"ICC_PROFILE\0" and len(body) > 14:
+            pieces[body[12]] = body
+    if pieces:
+        whole = sorted(pieces) == list(range(1, pieces[min(pieces)][13] + 1))
+        found = b"".join(pieces[i][14:] for i in sorted(pieces)) if whole else b""
+    if found is not None and len(found) > MAX_PROFILE_BYTES:
+        raise ValueError(f"its colour profile is larger than {MAX_PROFILE_BYTES} bytes")
+    return found
+
+
+def xmp(parts: Sequence[Part]) -> str:
+    """Return a file's XMP packet, empty if it has none."""
+    for kind, body, _ in parts:
+        if kind == b"XMP " or (kind == b"\xe1" and bytes(body[: len(ADOBE)]) == ADOBE):
+            return bytes(body).removeprefix(ADOBE).decode("utf-8", "replace")
+    return dict(png_texts(parts)).get("XML:com.adobe.xmp", "")
+
+
+def ai_marks(packet: str, parts: Sequence[Part] = ()) -> str | None:
+    """Return in words the marks of AI origin: IPTC's digital source type in an XMP packet, and C2PA."""
+    stated = set(re.findall("digitalsourcetype/([A-Za-z]{1,60})", packet)) & _AI_TYPES
+    signed = any(
+        kind in (b"caBX", b"C2PA")
+        or (kind == b"\xeb" and bytes(body[:2]) == b"JP" and b"c2pa" in bytes(body))
+        for kind, body, _ in parts
+    )
+    found = ["a C2PA manifest"] * signed + [f"IPTC's mark {name}" for name in sorted(stated)]
+    return " and ".join(found) or None
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What is written beside the pixels: the web UI's text, our JSON, IPTC's digital source type."""
+
+    text: str | None = None
+    json: str | None = None
+    source_type: str | None = None
+
+
+def describe(parameters: Mapping[str, Any] | None, *, composite: bool = False, mark: bool = True) -> Metadata:
+    """Return what a picture's file is to say about its making.
+
+    Args:
+        parameters: as ``edgediff run --json`` names them; None leaves them out and keeps the mark.
+        composite: the picture was made from another one (image-to-image, inpainting).
+        mark: state that a model drew it, as laws on media made by AI ask for.
+
+    Raises:
+        InputError: a parameter has no JSON form, or all together exceed 1 MiB.
+    """
+    source_type = (COMPOSITE if composite else DRAWN) if mark else None
+    if parameters is None:
+        return Metadata(source_type=source_type)
+    try:
+        plain = json.dumps(dict(parameters), allow_nan=False)  # ASCII, which every file and tool keeps
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"metadata: a parameter has no JSON form ({error}); give text and numbers."
+        ) from error
+    if len(plain) > MAX_TEXT_BYTES:
+        raise InputError(f"metadata: {len(plain)} bytes are more than {MAX_TEXT_BYTES}; leave some out.")
+    return Metadata(_web_ui(parameters), plain, source_type)
+
+
+def _web_ui(values: Mapping[str, Any]) -> str:
+    """Return what AUTOMATIC1111's web UI writes: prompt, negative prompt and a line of pairs."""
+    prompt, negative = (one_line(str(values.get(k) or "")) for k in ("prompt", "negative_prompt"))
+    if prompt.lstrip().startswith(_NEGATIVE):
+        prompt = json.dumps(prompt, ensure_ascii=False)  # or it would be read as the negative one
+    sampler, karras = str(values.get("sampler") or ""), None
+    if sampler.removesuffix("_karras") in _SAMPLERS:
+        karras = "Karras" if sampler.endswith("_karras") else None
+        sampler = _SAMPLERS[sampler.removesuffix("_karras")]
+    number = {label: values.get(key) for label, (key, _) in _NUMBERS.items()}
+    size = f"{values['width']}x{values['height']}" if values.keys() >= {"width", "height"} else None
+    pairs = {
+        "Steps": number["Steps"], "Sampler": sampler or None, "Schedule type": karras, **number,
+        "Size": size, "Model": values.get("model"), "Version": f"edgediff {__version__}",
+    }  # fmt: skip
+    said = ", ".join(f"{label}: {_quoted(value)}" for label, value in pairs.items() if value is not None)
+    return "\n".join([prompt, *([f"{_NEGATIVE} {negative}"] if negative else []), said])
+
+
+def one_line(text: str) -> str:
+    """Return text without what ends a line anywhere, so that a prompt cannot forge other lines."""
+    kinds = {"Cc": " ", "Zl": " ", "Zp": " ", "Cs": "\ufffd"}
+    return "".join(kinds.get(unicodedata.category(c), c) for c in text.replace("\r\n", "\n"))
+
+
+def _quoted(value: object) -> str:
+    text = one_line(str(value))
+    return json.dumps(text, ensure_ascii=False) if re.search('[,:"]', text) else text
+
+
+def read_metadata(source: object) -> dict[str, Any]:
+    """Return the generation parameters in a PNG, JPEG or WebP file (a path or bytes); empty if it has none.
+
+    Those of edgediff come back as they were given; of the text of AUTOMATIC1111's web UI, what edgediff has a
+    name for. They are claims of whoever wrote the file: pass them through the same checks as any argument.
+
+    Raises:
+        InputError: the file cannot be read, is no such picture or damaged, or its parameters are malformed.
+    """
+    from edgediff.pictures import file_bytes  # which imports this file
+
+    data = file_bytes(source, "picture")
+    try:
+        ours, text = _written(split(data))
+        return _strict(ours) if ours else _parsed(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"picture: its parameters cannot be read: {one_line(str(error))}.") from error
+
+
+def _written(parts: Sequence[Part]) -> tuple[str, str]:
+    """Return our JSON and the web UI's text, each empty if there is none."""
+    texts, packet, comment = dict(png_texts(parts)), xmp(parts), exif(parts)[1]
+    pieces = [bytes(b[len(OURS) :]) for k, b, _ in parts if k == b"\xfe" and bytes(b[: len(OURS)]) == OURS]
+    inside = re.search('edgediff:parameters="([^"]*)"', packet)
+    ours = texts.get("edgediff") or b"".join(pieces).decode("latin-1")
+    ours = ours or (html.unescape(inside[1]) if inside else "")
+    codecs = {b"UNICODE\0": ("utf-16-be", "utf-16-le"), b"ASCII\0\0\0": ("latin-1",)}.get(comment[:8], ())
+    said = [comment[8:].decode(codec, "replace") for codec in codecs]
+    text = texts.get("parameters") or next((t for t in said if "Steps: " in t), "")
+    if max(len(ours), len(text)) > MAX_TEXT_BYTES:
+        raise ValueError(f"they are longer than {MAX_TEXT_BYTES} bytes")
+    return ours, text
+
+
+def _strict(text: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key stands twice")
+        return dict(pairs)
+
+    value = json.loads(text, object_pairs_hook=unique)
+    # Writing it again refuses NaN, numbers beyond a float and halves of characters.
+    json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8")
+    if not isinstance(value, dict):
+        raise ValueError("they are no JSON object")
+    return value
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Read the web UI's text; whatever has another form than it writes is left out."""
+    *lines, last = text.strip().split("\n")
+    # The bounded length of keys keeps the time linear.
+    found = re.findall(r'(\w[\w /-]{0,40}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last[: 1 << 16])
+    if len(found) < 3:
+        return {}
+    pairs = {label: _unquoted(value.strip()) for label, value in found}
+    at = next((i for i, line in enumerate(lines) if line.strip().startswith(_NEGATIVE)), len(lines))
+    negative = "\n".join(lines[at:]).strip().removeprefix(_NEGATIVE).strip()
+    values: dict[str, Any] = {"prompt": "\n".join(lines[:at]).strip()}
+    values |= {"negative_prompt": negative} if negative else {}
+    for label, (key, kind) in _NUMBERS.items():
+        if re.fullmatch(
+            r"[0-9]{1,20}" if kind is int else r"[0-9]{1,20}(\.[0-9]{1,20})?", pairs.get(label, "")
+        ):
+            values[key] = kind(pairs[label])
+    if size := re.fullmatch("([0-9]{1,5})x([0-9]{1,5})", pairs.get("Size", "")):
+        values |= {"width": int(size[1]), "height": int(size[2])}
+    if "Sampler" in pairs:
+        base = pairs["Sampler"].removesuffix(" Karras")
+        karras = base != pairs["Sampler"] or pairs.get("Schedule type") == "Karras"
+        ours = {theirs: name for name, theirs in _SAMPLERS.items()}.get(base)
+        values["sampler"] = f"{ours}{'_karras' * karras}" if ours else pairs["Sampler"]
+    return values | ({"model": pairs["Model"]} if pairs.get("Model") else {})
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return one_line(str(json.loads(value))) if value.startswith('"') else one_line(value)
+    except ValueError:
+        return one_line(value)

@@ -44,16 +44,16 @@ MICROSOFT = frozenset(
 
 ALLOWED = {b"": STANDARD, b"ai.onnx": STANDARD, b"com.microsoft": MICROSOFT}
 
-# Quantised operators whose scale is an input: without it the numbers mean nothing.
-LEAST_INPUTS = {
-    b"DequantizeLinear": 2,
-    b"QuantizeLinear": 2,
-    b"QLinearConv": 8,
-    b"QLinearMatMul": 8,
-    b"MatMulNBits": 3,
-    b"DynamicQuantizeMatMul": 3,
-    b"MatMulIntegerToFloat": 4,
-    b"QLinearAdd": 7,
-    b"QLinearMul": 7,
-    b"QGemm": 8,
+# At which inputs quantised operators take their scales: without one the numbers mean nothing.
+SCALES = {
+    b"DequantizeLinear": (1,),
+    b"QuantizeLinear": (1,),
+    b"QLinearConv": (1, 4, 6),
+    b"QLinearMatMul": (1, 4, 6),
+    b"QLinearAdd": (1, 4, 6),
+    b"QLinearMul": (1, 4, 6),
+    b"QGemm": (1, 4),
+    b"MatMulNBits": (2,),
+    b"DynamicQuantizeMatMul": (2,),
+    b"MatMulIntegerToFloat": (2, 3),
 }

@@ -18,6 +18,8 @@ _FOLDERS = {
 _NEEDED = ("text_encoder", "denoiser", "decoder")
 _PIPELINES = {
     "StableDiffusionPipeline", "OnnxStableDiffusionPipeline", "ORTStableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline", "ORTStableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline", "ORTStableDiffusionInpaintPipeline",
     "LatentConsistencyModelPipeline", "ORTLatentConsistencyModelPipeline",
 }  # fmt: skip
 
@@ -56,13 +58,15 @@ def open_folder(folder: Path) -> Bundle:
     size = (unet.whole("sample_size", 1, 4096) if "sample_size" in unet else 64) * factor
     few_steps = scheduler.get("_class_name") == "LCMScheduler"
     guidance_dims = unet.whole("time_cond_proj_dim", 2) if "time_cond_proj_dim" in unet else None
+    channels = vae.whole("latent_channels") if "latent_channels" in vae else 4
+    told = unet.whole("in_channels") == 2 * channels + 1  # it reads a mask and a masked picture as well
     return Bundle(
         path=folder,
         family="stable-diffusion",
-        tasks=("text2image",),
+        tasks=("inpaint",) if told else ("text2image", "image2image", "inpaint"),
         scheduler=scheduler,
         latents=Latents(
-            channels=unet.whole("in_channels"),
+            channels=channels,
             axes=("batch", "channels", "height", "width"),
             downscale={"height": factor, "width": factor},
             scaling_factor=_number(vae, "scaling_factor", 0.18215),

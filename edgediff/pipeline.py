@@ -21,7 +21,7 @@ from edgediff.plan import Plan
 from edgediff.prompt import checked_prompts
 from edgediff.runtime import GraphInfo, Tensor
 from edgediff.sampler import Step
-from edgediff.tasks import image2image, inpaint, text2image
+from edgediff.tasks import text2image
 from edgediff.tasks.call import Shared
 
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ class Pipeline:
                 error.
             background: colour behind transparent pixels, which are an error without it.
         """
+        from edgediff.tasks import image2image
+
         _check_output(output_type, callback_on_step_end_tensor_inputs)
         asked = image2image.request(
             self.bundle, prompt, image, strength=strength, fit=fit, background=background, **arguments
@@ -194,6 +196,8 @@ class Pipeline:
             keep_unmasked: lay the result over the original, so that pixels where the mask is 0 stay as they
                 are, byte for byte (always so with ``padding_mask_crop``).
         """
+        from edgediff.tasks import inpaint
+
         _check_output(output_type, callback_on_step_end_tensor_inputs)
         asked = inpaint.request(
             self.bundle, prompt, image, mask_image, strength=strength, mask_blur=mask_blur,
@@ -227,7 +231,7 @@ class Pipeline:
         the call itself, before the first step is asked for. Writing into ``step.x`` changes what comes next.
         The pipeline stays busy until the iterator ends or is closed.
         """
-        return self.walk(tasks.request(self.bundle, prompt, **arguments))
+        return self.walk(tasks.checked(self.bundle, prompt, **arguments))
 
     def walk(self, asked: tasks.Request) -> Iterator[Step]:
         """Yield the steps of a request that was checked before; what :meth:`stream` is made of."""

@@ -89,6 +89,16 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_FAMILIES))
 
 
+def scheduler_class(name: str) -> str:
+    """Return the diffusers class whose configuration the sampler ``name`` reads."""
+    return _FAMILIES[name][1]
+
+
+def module_of(name: str) -> str:
+    """Return the module that holds the sampler ``name``."""
+    return f"edgediff.samplers.{_FAMILIES[name][0]}"
+
+
 def name_of(scheduler_class: str) -> str:
     """Return the sampler that a diffusers scheduler class names.
 
@@ -103,6 +113,14 @@ def name_of(scheduler_class: str) -> str:
         f"scheduler {scheduler_class!r} has no sampler here; edgediff reads {known}. "
         f"Name another sampler with --sampler: {', '.join(names())}."
     )
+
+
+def defaults_of(scheduler_class: str) -> dict[str, Any]:
+    """Return the constructor's defaults of a diffusers scheduler class; empty where no family reads it."""
+    for name, (_, class_name, _) in _FAMILIES.items():
+        if class_name == scheduler_class:
+            return dict(importlib.import_module(module_of(name)).DEFAULTS)
+    return {}
 
 
 def find(config: Mapping[str, Any], name: str | None = None, **options: Any) -> Solver:
@@ -125,8 +143,8 @@ def find(config: Mapping[str, Any], name: str | None = None, **options: Any) -> 
         name = name_of(own_class)
     if name not in _FAMILIES:
         raise InputError(f"sampler {name!r} is unknown; choose one of {', '.join(names())}.")
-    module_name, class_name, preset = _FAMILIES[name]
-    family = importlib.import_module(f"edgediff.samplers.{module_name}")
+    _, class_name, preset = _FAMILIES[name]
+    family = importlib.import_module(module_of(name))
     defaults: dict[str, Any] = dict(family.DEFAULTS)
     stale = set(config.get("_use_default_values") or ()) if own_class != class_name else set()
     carried = {k: v for k, v in config.items() if k in defaults and k not in stale}

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from edgediff import elementary
 from edgediff.errors import BundleError
 from edgediff.schedule import Config, Floats
 
@@ -23,6 +24,17 @@ def sigma_table(products: Floats, zero_snr: bool) -> Floats:
     return np.sqrt((1 - products) / products)
 
 
+def sigma_table32(products: Floats, zero_snr: bool) -> Floats:
+    """Return :func:`sigma_table` as diffusers has it: rounded to float32 after each operation.
+
+    For solvers whose timesteps are cut to whole numbers, where the last bit of an end can decide.
+    """
+    rounded = products.astype(np.float32)
+    if zero_snr:
+        rounded[-1] = np.float32(ZERO_SNR_LAST)
+    return np.sqrt((np.float32(1) - rounded) / rounded).astype(np.float64)
+
+
 def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Floats:
     """Return ``steps`` sigmas from ``high`` down to ``low``: Karras et al. (2022), eq. 5."""
     ramp = np.linspace(0, 1, steps)
@@ -33,6 +45,27 @@ def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Floats:
 def exponential(low: float, high: float, steps: int) -> Floats:
     """Return ``steps`` sigmas from ``high`` down to ``low``, evenly spaced in their logarithm."""
     return np.exp(np.linspace(np.log(high), np.log(low), steps))
+
+
+def lu(low: float, high: float, steps: int) -> Floats:
+    """Return ``steps`` sigmas from ``high`` down to ``low``, evenly spaced in lambda = log(alpha / sigma).
+
+    Lu et al. (2022, arXiv:2206.00927), section 4. In exact numbers this is :func:`exponential`; diffusers
+    rounds the two ends of lambda to float32.
+    """
+    ends = elementary.log(np.asarray([high, low])).astype(np.float32).astype(np.float64)
+    return np.exp(ends[0] + np.linspace(0, 1, steps) * (ends[1] - ends[0]))
+
+
+def flow(steps: int, total: int, shift: float) -> Floats:
+    """Return ``steps`` sigmas of flow matching, from just below 1 (a part in ``total``) down, shifted."""
+    even = 1.0 - np.linspace(1, 1 / total, steps + 1)
+    return flow_shifted(even[:0:-1], shift)
+
+
+def flow_shifted(sigmas: Floats, shift: float) -> Floats:
+    """Return sigmas in [0, 1] moved towards noise: Esser et al. (2024), eq. 23."""
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
 def beta(low: float, high: float, steps: int, a: float = 0.6, b: float = 0.6) -> Floats:
@@ -76,6 +109,24 @@ def timestep_of(sigmas: Floats, table: Floats) -> Floats:
     """Return the fractional timesteps of ``sigmas`` by interpolating log sigma in the training table."""
     logs = np.log(table)
     return np.interp(np.log(np.maximum(sigmas, 1e-10)), logs, np.arange(len(table), dtype=np.float64))
+
+
+def whole_timesteps(sigmas: Floats, table: Floats, rounded: bool) -> Floats:
+    """Return the timesteps of ``sigmas`` as whole numbers, rounded or else cut off.
+
+    ``table`` is :func:`sigma_table32`. Its logarithms are float32 in diffusers and those of ``sigmas`` are
+    not, so the noisiest sigma may come out a hair below its own timestep, 999, and be cut to 998; which it is
+    depends on the last bit. A table that does not rise everywhere (zero SNR) is searched from its noisy end.
+    """
+    logs = elementary.log(table).astype(np.float32)
+    wanted = elementary.log(np.maximum(sigmas, 1e-10))
+    # Equal but for the rounding of float64 counts as equal; float32 neighbours lie 10^-8 apart and more.
+    reached = logs.astype(np.float64) <= wanted[:, None] + 1e-13
+    below = np.where(reached.any(axis=1), len(logs) - 1 - reached[:, ::-1].argmax(axis=1), 0)
+    below = np.minimum(below, len(logs) - 2)
+    part = (wanted - logs[below]) / (logs[below + 1] - logs[below]).astype(np.float64)
+    times = below + np.clip(part, 0, 1)
+    return np.round(times) if rounded else np.floor(times)
 
 
 def last_sigma(config: Config, products: Floats) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def _modern(folder: Path, config: dict[str, Any]) -> bytes:
         (end, numbers[0]), (start, numbers[1]), trim_offsets=False, add_prefix_space=False
     )
     return (str(tokenizer.to_str(pretty=True)) + "\n").encode()
+
+
+def largest_id(tokenizer_json: bytes) -> int:
+    """The largest token id of a tokenizer.json."""
+    content = json.loads(tokenizer_json)
+    model = content.get("model") or {}
+    added = [int(token["id"]) for token in content.get("added_tokens") or []]
+    return max([*(int(i) for i in dict(model.get("vocab") or {}).values()), *added], default=0)
 
 
 def _classic(content: dict[str, Any]) -> dict[str, bytes]:

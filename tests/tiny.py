@@ -160,8 +160,13 @@ def write_bundle(folder: Path, graphs: Mapping[str, bytes] | None = None, **mode
     return folder
 
 
-def pipeline(folder: Path, scheduler: Any, guidance_dims: int | None = None) -> Any:
-    """Save a diffusers pipeline with random weights to ``folder`` and return it; latents are 8x8."""
+def pipeline(
+    folder: Path, scheduler: Any, guidance_dims: int | None = None, kind: str | None = None, layers: int = 2
+) -> Any:
+    """Save a diffusers pipeline with random weights to ``folder`` and return it; latents are 8x8.
+
+    ``kind`` names its class; an inpainting one gets a U-Net of 9 channels if it ends with ``9``.
+    """
     import diffusers
     import torch
     import transformers
@@ -170,13 +175,13 @@ def pipeline(folder: Path, scheduler: Any, guidance_dims: int | None = None) -> 
     tokenizer = transformers.CLIPTokenizer.from_pretrained(str(write_tokenizer(folder / "words")))
     torch.manual_seed(0)
     text = transformers.CLIPTextConfig(
-        vocab_size=len(vocab), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        vocab_size=len(vocab), hidden_size=16, intermediate_size=32, num_hidden_layers=layers,
         num_attention_heads=2, max_position_embeddings=LENGTH, bos_token_id=vocab[START],
         eos_token_id=vocab[END], pad_token_id=vocab[END],
     )  # fmt: skip
     unet = diffusers.UNet2DConditionModel(
         sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
-        attention_head_dim=2, cross_attention_dim=16, time_cond_proj_dim=guidance_dims,
+        in_channels=9 if kind is not None and kind.endswith("9") else 4, attention_head_dim=2, cross_attention_dim=16, time_cond_proj_dim=guidance_dims,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
@@ -184,9 +189,8 @@ def pipeline(folder: Path, scheduler: Any, guidance_dims: int | None = None) -> 
         block_out_channels=(8, 16), norm_num_groups=4, sample_size=16, latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     )  # fmt: skip
-    distilled = guidance_dims is not None
-    kind = diffusers.LatentConsistencyModelPipeline if distilled else diffusers.StableDiffusionPipeline
-    pipe = kind(
+    usual = "StableDiffusionPipeline" if guidance_dims is None else "LatentConsistencyModelPipeline"
+    pipe = getattr(diffusers, usual if kind is None else kind.rstrip("9"))(
         vae=vae.eval(), text_encoder=transformers.CLIPTextModel(text).eval(), tokenizer=tokenizer,
         unet=unet.eval(), scheduler=scheduler, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,

@@ -1,10 +1,11 @@
-"""``edgediff run``: a prompt becomes a picture."""
+"""``edgediff run``: a prompt, and perhaps a picture, becomes a picture."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,95 +15,155 @@ EXAMPLE = """\b
 Examples:
   edgediff run "a red circle to the left of a blue square on a white background" -o out.png
   edgediff run "a cat" -m my-bundle --steps 20 --guidance-scale 7.5 -n "blurry" -s 42
+  edgediff run "a cat, oil painting" -m my-bundle -i photo.jpg --strength 0.6 --fit crop
+  edgediff run "a red hat" -m my-bundle -i photo.png --mask hat.png --keep-unmasked
+  edgediff run "a small green star on a white background" -b 4 --grid sheet.png
 """
 
 
 @click.command(epilog=EXAMPLE, short_help="Draw a picture from a prompt.")
-@click.argument("prompt")
+@click.argument("prompt", required=False)
 @click.option("-m", "--model", metavar="BUNDLE", help="Folder of a bundle; the embedded model unless given.")
 @click.option("-o", "--output", default="out.png", show_default=True, help="PNG, JPEG or WebP file to write.")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option("--prompt-file", metavar="FILE", help="A prompt on each line, instead of PROMPT.")
 @click.option("-n", "--negative-prompt", help="What to keep away from (needs guidance above 1).")
+@click.option("--prompt-syntax", help="plain (the default), or a1111: (word:1.2), BREAK, long prompts.")
+@click.option("--clip-skip", type=int, help="Leave out that many of the text encoder's last layers.")
 @click.option("--steps", "--num-inference-steps", "steps", type=int, help="Denoising steps, 1 to 1000.")
 @click.option("--guidance-scale", "--cfg-scale", "guidance_scale", type=float, help="1 means none.")
-@click.option("--guidance-rescale", type=float, default=0.0, show_default=True, help="0 to 1.")
+@click.option("--guidance-rescale", type=float, help="0 (the default) to 1.")
 @click.option("-s", "--seed", type=int, help="0 to 4294967295; random, and reported, unless given.")
+@click.option("--noise", help="torch (the default), philox (as on an NVIDIA card) or numpy.")
+@click.option("-b", "--num-images-per-prompt", "count", type=int, help="Pictures of each prompt.")
+@click.option("--grid", "grid_file", metavar="FILE", help="Also write all pictures as one.")
 @click.option("-H", "--height", type=int, help="Pixels.")
 @click.option("-W", "--width", type=int, help="Pixels.")
-@click.option("--sampler", help="ddim, euler, euler_karras, dpmpp_2m, dpmpp_2m_karras, lcm, ...")
-@click.option("--eta", type=float, help="DDIM's share of fresh noise, 0 to 1.")
+@click.option("--sampler", help="ddim, euler, euler_ancestral, dpmpp_2m_karras, unipc, lcm, ...")
+@click.option("--eta", type=float, help="Share of fresh noise, 0 to 1, for samplers that take one.")
+@click.option("-i", "--image", metavar="FILE", help="Start from this picture, or draw a part of it anew.")
+@click.option("--mask", "mask_image", metavar="FILE", help="Draw anew what is white in it; needs --image.")
+@click.option("--strength", type=float, help="0 to 1: how much of the picture is drawn anew.")
+@click.option("--fit", help="resize, crop or fill a picture of another size; without it that is an error.")
+@click.option("--background", help="Colour behind a picture's transparent pixels.")
+@click.option("--mask-blur", type=float, help="Radius in pixels by which the mask's edge is softened.")
+@click.option("--padding-mask-crop", type=int, help="Draw the region around the mask alone, so much wider.")
+@click.option("--keep-unmasked", is_flag=True, help="Leave what is black in the mask as it is, to the byte.")
 @click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, ..., or PART=DEVICE,PART=DEVICE."
 )
 @click.option("--runtime", default="onnxruntime", show_default=True, help="Name a runtime outright.")
 @click.option("-t", "--threads", type=int, help="Threads in a graph; the usable cores unless given.")
-@click.option("--no-metadata", is_flag=True, help="Write no generation parameters into the file.")
+@click.option("--no-metadata", is_flag=True, help="Write no prompt and no parameters into the file.")
+@click.option("--strict", is_flag=True, help="End with status 3 if a picture is a single flat colour.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Print the path alone; no progress.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the paths alone; no progress.")
 def command(
-    prompt: str,
-    model: str | None,
-    output: str,
-    overwrite: bool,
-    negative_prompt: str | None,
-    steps: int | None,
-    guidance_scale: float | None,
-    guidance_rescale: float,
-    seed: int | None,
-    height: int | None,
-    width: int | None,
-    sampler: str | None,
-    eta: float | None,
-    device: str,
-    runtime: str,
-    threads: int | None,
-    no_metadata: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+    prompt: str | None, model: str | None, output: str, overwrite: bool, prompt_file: str | None,
+    grid_file: str | None, device: str, runtime: str, threads: int | None, no_metadata: bool, strict: bool,
+    as_json: bool, quiet: bool, **given: Any,
+) -> None:  # fmt: skip
     """Draw PROMPT and write the picture to a file. Without -m the embedded model draws it."""
     began = time.perf_counter()
-    from edgediff import media
+    from edgediff import media, tasks
+    from edgediff.errors import CheckFailed
     from edgediff.pipeline import load
-    from edgediff.tasks import text2image
+    from edgediff.prompt import read_prompt_file
 
-    file = media.checked_output(output, overwrite)
+    if (prompt is None) == (prompt_file is None):
+        raise click.UsageError("Give a PROMPT, or --prompt-file.")
+    prompts = [prompt] if prompt_file is None else read_prompt_file(prompt_file)
     pipe = load(model, device=device, runtime=runtime, threads=threads)
-    call = text2image.request(
-        pipe.bundle, prompt, negative_prompt=negative_prompt, num_inference_steps=steps, sampler=sampler,
-        guidance_scale=guidance_scale, guidance_rescale=guidance_rescale, height=height, width=width,
-        seed=seed, eta=eta,
-    )  # fmt: skip
+    asked = tasks.checked(pipe.bundle, prompts, **_arguments(given))
+    files = media.checked_outputs(output, asked.call.batch, overwrite, size=asked.call.size)
+    sheet = None if grid_file is None else media.checked_output(grid_file, overwrite)
     progress = not quiet and not as_json and sys.stderr is not None and sys.stderr.isatty()
     x = None
-    for step in pipe.walk(call):
+    for step in pipe.walk(asked):
         x = step.x
         if progress:
-            click.echo(f"\rstep {step.i + 1} of {len(call.schedule.hops)}", nl=False, err=True)
+            click.echo(f"\rstep {step.i + 1} of {len(asked.call.schedule.hops)}", nl=False, err=True)
     if progress:
         click.echo("\r\033[K", nl=False, err=True)
     assert x is not None  # a schedule has at least one hop
-    image = pipe.decode(x)[0]
-    record = _record(pipe, call, file, image, time.perf_counter() - began)
-    media.save(image, file, None if no_metadata else {"edgediff": json.dumps(record["parameters"])})
+    pictures = tasks.finished(asked, pipe.decode(x, "np"))
+    images = media.to_pil(pictures)
+    flat = media.suspicious(pictures)
+    if flat is not None:
+        warnings.warn(f"suspicious output: {flat}.", stacklevel=1)
+    record = _record(pipe, asked, files, images, time.perf_counter() - began)
+    for i, (image, file) in enumerate(zip(images, files, strict=True)):
+        media.save(image, file, _metadata(record, asked, i, no_metadata))
+    if sheet is not None:
+        from edgediff.grids import grid
+
+        media.save(grid(images), sheet, _metadata(record, asked, 0, no_metadata))
     _print(record, as_json, quiet)
+    if strict and flat is not None:
+        raise CheckFailed(f"{files[0]}: {flat}; written all the same.")
 
 
-def _record(pipe: Any, call: Any, file: Path, image: Any, seconds: float) -> dict[str, Any]:
+def _arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """What was given, under the names that tasks take; the rest is left to their defaults."""
+    names = {"steps": "num_inference_steps", "count": "num_images_per_prompt"}
+    found = {names.get(name, name): value for name, value in given.items() if value not in (None, False)}
+    of_pictures = {"strength", "fit", "background"} & found.keys()
+    of_masks = {"mask_blur", "padding_mask_crop", "keep_unmasked"} & found.keys()
+    for needed, options in (("image", of_pictures), ("mask_image", of_masks)):
+        if options and needed not in found:
+            flags = ", ".join("--" + name.replace("_", "-") for name in sorted(options))
+            raise click.UsageError(f"{flags}: give --{needed.removesuffix('_image')} too.")
+    return found
+
+
+def _metadata(record: dict[str, Any], asked: Any, index: int, bare: bool) -> Any:
+    """What goes into the file of one picture; the mark that says how it was made is always there."""
+    from edgediff import metadata
+
+    parameters = None
+    if not bare:
+        parameters = {**record["parameters"], **_own(asked, index)}
+    return metadata.describe(parameters, composite=record["parameters"]["task"] != "text2image")
+
+
+def _own(asked: Any, index: int) -> dict[str, Any]:
+    """The prompt and the place of one picture of a batch."""
+    call = asked.call
+    which = index // call.per_prompt
+    seed = call.seed[index] if isinstance(call.seed, tuple) else call.seed
     return {
-        "output": str(file),
-        "parameters": {
-            "prompt": call.prompts[0],
-            "negative_prompt": call.negatives[0] if call.negatives else None,
-            "seed": call.seed,
-            "num_inference_steps": len(call.schedule.hops),
-            "guidance_scale": call.guidance_scale,
-            "guidance_rescale": call.guidance_rescale,
-            "sampler": call.solver.name,
-            "height": image.height,
-            "width": image.width,
-            "model": pipe.bundle.origin.get("source"),
-        },
+        "prompt": call.prompts[which],
+        "negative_prompt": call.negatives[which] if call.negatives else None,
+        "seed": seed,
+        "index": index,
+        "batch": call.batch,
+    }
+
+
+def _record(pipe: Any, asked: Any, files: list[Path], images: list[Any], seconds: float) -> dict[str, Any]:
+    call = asked.call
+    parameters = {
+        "task": type(asked).__module__.rpartition(".")[2].replace("call", "text2image"),
+        "prompt": call.prompts[0] if len(call.prompts) == 1 else list(call.prompts),
+        "negative_prompt": call.negatives[0] if call.negatives else None,
+        "seed": call.seed,
+        "noise": call.noise,
+        "num_inference_steps": call.steps.steps,
+        "guidance_scale": call.guidance_scale,
+        "guidance_rescale": call.guidance_rescale,
+        "sampler": call.solver.name,
+        "prompt_syntax": call.syntax,
+        "clip_skip": call.clip_skip,
+        "strength": None if call is asked else call.steps.strength,
+        "height": images[0].height,
+        "width": images[0].width,
+        "model": pipe.bundle.origin.get("source"),
+    }
+    return {
+        "output": str(files[0]),
+        "outputs": [str(file) for file in files],
+        "parameters": parameters,
+        "steps": len(call.schedule.hops),
         "providers": {role: info.provider for role, info in pipe.infos().items()},
         "timings": {name: round(value, 4) for name, value in pipe.timings.items()},
         "seconds": round(seconds, 4),
@@ -113,12 +174,12 @@ def _print(record: dict[str, Any], as_json: bool, quiet: bool) -> None:
     if as_json:
         click.echo(json.dumps(record))
         return
-    click.echo(record["output"])
+    for path in record["outputs"]:
+        click.echo(path)
     if not quiet:
         values = record["parameters"]
         click.echo(
-            f"{values['width']}x{values['height']}, {values['num_inference_steps']} steps of "
-            f"{values['sampler']}, "
-            f"seed {values['seed']}, {record['seconds']:.2f} s on {record['providers'].get('denoiser')}",
+            f"{values['width']}x{values['height']}, {record['steps']} steps of {values['sampler']}, seed "
+            f"{values['seed']}, {record['seconds']:.2f} s on {record['providers'].get('denoiser')}",
             err=True,
         )

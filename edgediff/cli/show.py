@@ -10,13 +10,23 @@ import click
 
 @click.command(short_help="Say what a bundle holds.")
 @click.argument("bundle", required=False)
+@click.option("--table", is_flag=True, help="Print the sampler's table of linear combinations, as JSON.")
+@click.option("--sampler", help="With --table: another sampler than the bundle's.")
+@click.option("--steps", type=int, help="With --table: another number of steps than the bundle's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def command(bundle: str | None, as_json: bool) -> None:
+def command(
+    bundle: str | None, table: bool, sampler: str | None, steps: int | None, as_json: bool
+) -> None:
     """Print what BUNDLE (the embedded model unless given) holds: facts, defaults, graphs and files."""
     from edgediff.bundle import Bundle
     from edgediff.pipeline import EMBEDDED
 
     found = Bundle.open(EMBEDDED if bundle is None else bundle)
+    if table:
+        click.echo(_table(found, sampler, steps), nl=False)
+        return
+    if sampler is not None or steps is not None:
+        raise click.UsageError("--sampler and --steps choose a table; add --table.")
     if as_json:
         click.echo(json.dumps(_facts(found)))
         return
@@ -70,3 +80,18 @@ def _facts(found: Any) -> dict[str, Any]:
         "bytes": sum(f.bytes for f in found.files.values()),
         "files": len(found.files),
     }
+
+
+def _table(found: Any, sampler: str | None, steps: int | None) -> str:
+    from edgediff import sampler as samplers
+    from edgediff import tables
+    from edgediff.schedule import Request
+    from edgediff.tasks import request as check
+
+    defaults = found.defaults
+    count = check.whole("steps", defaults.num_inference_steps if steps is None else steps, 1, check.MAX_STEPS)
+    solver = samplers.find(found.scheduler, defaults.sampler if sampler is None else sampler)
+    tokens = 1
+    for value in check.latent_shape(found, 1, check.sizes(found, {}))[2:]:
+        tokens *= value
+    return tables.dumps(tables.record(solver, solver.schedule(Request(count, tokens=tokens))))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from edgediff.denoise import Limit, limit_of
-from edgediff.errors import BundleError
+from edgediff.denoise import limit_of
+from edgediff.errors import BundleError, InputError
 from edgediff.noise import Noise
 from edgediff.sampler import Array, Denoiser, Sampler, Step
 from edgediff.schedule import Config, Point, Request, Schedule, alphas_cumprod, checked_timesteps, spaced
@@ -17,31 +17,52 @@ DEFAULTS = {
     "trained_betas": None, "clip_sample": True, "set_alpha_to_one": True, "steps_offset": 0,
     "prediction_type": "epsilon", "thresholding": False, "dynamic_thresholding_ratio": 0.995,
     "clip_sample_range": 1.0, "sample_max_value": 1.0, "timestep_spacing": "leading",
-    "rescale_betas_zero_snr": False, "eta": 0.0,
+    "rescale_betas_zero_snr": False, "eta": 0.0, "use_clipped_model_output": False,
 }  # fmt: skip
 SUPPORTED = {"prediction_type": ("epsilon", "v_prediction", "sample")}
 
 
-def schedule(config: Config, request: Request) -> Schedule:
-    """Hops go from t to t - T // n, which need not be the next entry of the list (as diffusers walks it)."""
+def refuse(request: Request, *names: str) -> None:
+    """Refuse custom lists that the family's diffusers class does not take."""
+    for name in names:
+        if getattr(request, name) is not None:
+            raise InputError(f"{name}: this sampler takes no {name}; drop them or name another sampler.")
+
+
+def points(config: Config) -> Callable[[float], Point]:
+    """Return what gives a whole timestep's variance-preserving point.
+
+    Below timestep 0 lies the clean sample, or the cleanest training step without ``set_alpha_to_one``.
+    """
     products = alphas_cumprod(config)
-    total = len(products)
-    if request.timesteps is not None:
-        times = np.asarray(checked_timesteps(request.timesteps, total))
-    else:
-        times = np.round(spaced(config, request.steps))
-    stride = total // len(times)
-    final = 1.0 if config["set_alpha_to_one"] else float(products[0])
+    final = 1.0 if config.get("set_alpha_to_one", True) else float(products[0])
 
     def point(t: float) -> Point:
-        if t >= total:
+        if t >= len(products):
             raise BundleError(
-                f"scheduler config: timestep {t:g} is outside the {total} trained ones (steps_offset?)."
+                f"scheduler config: timestep {t:g} is outside the {len(products)} trained ones "
+                "(steps_offset?)."
             )
         product = float(products[int(t)]) if t >= 0 else final
-        return Point(t, product**0.5, (1 - product) ** 0.5)
+        return Point(float(t), product**0.5, (1 - product) ** 0.5)
 
-    return Schedule(1.0, tuple((point(float(t)), point(float(t) - stride)) for t in times))
+    return point
+
+
+def whole_timesteps(config: Config, request: Request) -> tuple[float, ...]:
+    """Return the caller's timesteps, or the spaced ones, rounded; noisiest first."""
+    if request.timesteps is not None:
+        return checked_timesteps(request.timesteps, config["num_train_timesteps"])
+    return tuple(float(t) for t in np.round(spaced(config, request.steps)))
+
+
+def schedule(config: Config, request: Request) -> Schedule:
+    """Hops go from t to t - T // n, which need not be the next entry of the list (as diffusers walks it)."""
+    refuse(request, "sigmas")
+    times = whole_timesteps(config, request)
+    stride = config["num_train_timesteps"] // len(times)
+    point = points(config)
+    return Schedule(1.0, tuple((point(t), point(t - stride)) for t in times))
 
 
 def sampler(config: Config) -> Sampler:
@@ -52,20 +73,18 @@ def sampler(config: Config) -> Sampler:
     def ddim(denoise: Denoiser, x: Array, schedule: Schedule, noise: Noise) -> Iterator[Step]:
         for i, (here, there) in enumerate(schedule.hops):
             raw = denoise(x, here)
-            clean = _limited(raw, limit)
+            clean = raw if limit is None else limit(raw)
             spread = eta * _deviation(here, there)
             direction = max(there.sigma**2 - spread**2, 0.0) ** 0.5 / here.sigma
-            # The direction to x_t uses the unclipped prediction: eps = (x - alpha * raw) / sigma.
-            x = direction * x + (-direction * here.alpha) * raw + there.alpha * clean
+            # The direction to x_t is that of the unclipped prediction, unless the option asks for the other:
+            # eps = (x - alpha * towards) / sigma.
+            towards = clean if config["use_clipped_model_output"] else raw
+            x = direction * x + (-direction * here.alpha) * towards + there.alpha * clean
             if eta > 0:
                 x = x + spread * noise.draw(x.shape)
             yield Step(i, x, clean)
 
     return ddim
-
-
-def _limited(clean: Array, limit: Limit | None) -> Array:
-    return clean if limit is None else limit(clean)
 
 
 def _deviation(here: Point, there: Point) -> float:

@@ -35,25 +35,30 @@ DEFAULTS = {
 }  # fmt: skip
 SUPPORTED = {
     "prediction_type": ("epsilon", "v_prediction", "sample"),
-    "use_beta_sigmas": (False, None),
     "timestep_type": ("discrete", "continuous"),
 }
+SHAPES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
 def schedule(config: Config, request: Request) -> Schedule:
-    """Sigmas by interpolation in the training table, or Karras / exponential between the ends of the spaced
-    ones."""
+    """Sigmas by interpolation in the training table, or Karras, exponential or beta between the ends of the
+    spaced ones."""
     products = alphas_cumprod(config)
     table = sigma_table(products, bool(config["rescale_betas_zero_snr"]))
     times, sigmas = _levels(config, request, table)
     if len(sigmas) == len(times):
         sigmas = np.append(sigmas, last_sigma(config, products))
-    if config["timestep_type"] == "continuous" and config["prediction_type"] == "v_prediction":
+    if _continuous(config):
         times = 0.25 * np.log(sigmas[:-1])
     points = [Point(float(t), 1.0, float(s)) for t, s in zip([*times, 0.0], sigmas, strict=True)]
     highest = float(np.max(sigmas))
     start = highest if config["timestep_spacing"] in ("linspace", "trailing") else (highest**2 + 1) ** 0.5
     return Schedule(start, chained(points))
+
+
+def _continuous(config: Config) -> bool:
+    """Whether the network is told log(sigma) / 4; diffusers does so for v-prediction alone."""
+    return bool(config["timestep_type"] == "continuous" and config["prediction_type"] == "v_prediction")
 
 
 def _levels(config: Config, request: Request, table: Floats) -> tuple[Floats, Floats]:
@@ -72,9 +77,10 @@ def _levels(config: Config, request: Request, table: Floats) -> tuple[Floats, Fl
             )
         return timestep_of(sigmas[:-1], table), sigmas
     if request.timesteps is not None:
-        if config["use_karras_sigmas"] or config["use_exponential_sigmas"]:
+        if _continuous(config) or any(config[key] for key in SHAPES):
             raise InputError(
-                "timesteps: they cannot be combined with Karras or exponential sigmas; drop one."
+                "timesteps: they cannot be combined with Karras, exponential or beta sigmas, nor with "
+                "timestep_type continuous; drop one."
             )
         times = np.asarray(checked_timesteps(request.timesteps, len(table), whole=False))
     else:

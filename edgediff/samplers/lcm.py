@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgediff.denoise import limit_of
-from edgediff.errors import InputError
+from edgediff.errors import BundleError, InputError
 from edgediff.noise import Noise
 from edgediff.sampler import Array, Denoiser, Sampler, Step
-from edgediff.schedule import Config, Point, Request, Schedule, alphas_cumprod, checked_timesteps
+from edgediff.samplers.ddim import points, refuse
+from edgediff.schedule import Config, Point, Request, Schedule, chained, checked_timesteps
 
 DEFAULTS = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule":
@@ -23,26 +24,43 @@ SUPPORTED = {"prediction_type": ("epsilon", "v_prediction", "sample")}
 SIGMA_DATA = 0.5
 
 
-def schedule(config: Config, request: Request) -> Schedule:
-    """Timesteps are drawn from the grid of the distillation: every (T // original_inference_steps)-th, less
-    one."""
-    products = alphas_cumprod(config)
-    total = len(products)
-    original = config["original_inference_steps"]
+def timesteps(config: Config, request: Request) -> tuple[float, ...]:
+    """Return timesteps of the distillation's grid: every (T // original_inference_steps)-th, less one.
+
+    A strength below 1 leaves the noisiest part of the grid out; of custom timesteps, the first ones.
+    """
+    total, original = config["num_train_timesteps"], config["original_inference_steps"]
+    if type(original) is not int or not 1 <= original <= total:
+        raise BundleError(
+            f"scheduler config: original_inference_steps is {original!r}; it must be a whole number from 1 "
+            f"to {total}."
+        )
     if request.timesteps is not None:
         times = checked_timesteps(request.timesteps, total)
-    else:
-        if request.steps > original:
+        count = int(len(times) * request.strength)
+        if count < 1:
             raise InputError(
-                f"steps: {request.steps} were asked for, but this model was distilled on {original}; ask "
-                "for at most that."
+                f"strength: {request.strength:g} leaves none of {len(times)} timesteps; ask for more."
             )
-        grid = (np.arange(1, original + 1) * (total // original) - 1)[::-1]
-        chosen = np.floor(np.linspace(0, original, request.steps, endpoint=False)).astype(int)
-        times = tuple(float(t) for t in grid[chosen])
-    points = [Point(t, float(products[int(t)]) ** 0.5, (1 - float(products[int(t)])) ** 0.5) for t in times]
-    # The last hop ends at the clean sample.
-    return Schedule(1.0, tuple(zip(points, [*points[1:], Point(0.0, 1.0, 0.0)], strict=True)))
+        return times[len(times) - count :]
+    count = int(original * request.strength)
+    if request.steps > count:
+        raise InputError(
+            f"steps: {request.steps} were asked for, but this model was distilled on {original}, of which "
+            f"strength {request.strength:g} leaves {count}; ask for at most that."
+        )
+    grid = np.arange(count, 0, -1) * (total // original) - 1
+    chosen = np.floor(np.linspace(0, count, request.steps, endpoint=False)).astype(int)
+    return tuple(float(t) for t in grid[chosen])
+
+
+def schedule(config: Config, request: Request) -> Schedule:
+    """The last hop ends at the clean sample."""
+    refuse(request, "sigmas")
+    if request.timesteps is not None and request.strength < 1:
+        # diffusers leaves the last sample of such a walk as noisy as the one before.
+        raise InputError("timesteps: they cannot be combined with a strength; give those to be walked alone.")
+    return Schedule(1.0, chained([*map(points(config), timesteps(config, request)), Point(0.0, 1.0, 0.0)]))
 
 
 def sampler(config: Config) -> Sampler:

@@ -12,6 +12,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from edgediff import embeddings
 from edgediff import sampler as samplers
 from edgediff.bundle import Bundle
 from edgediff.errors import BundleError, InputError
@@ -21,9 +22,6 @@ from edgediff.sampler import Array, Solver
 from edgediff.schedule import Request as Steps
 from edgediff.schedule import Schedule
 from edgediff.tasks import request as check
-
-SYNTAXES = ("plain", "a1111")
-
 
 class Shared(TypedDict, total=False):
     """Arguments that all tasks take; :meth:`edgediff.Pipeline.__call__` says what each means."""
@@ -147,8 +145,8 @@ def checked(
     negatives, negative_embeds = _negatives(
         negative_prompt, negative_prompt_embeds, embeds, count, guided, bundle.guidance_embedding is not None
     )
-    if prompt_syntax not in SYNTAXES:
-        raise InputError(f"prompt_syntax: {prompt_syntax!r} is unknown; use {' or '.join(SYNTAXES)}.")
+    if prompt_syntax not in embeddings.SYNTAXES:
+        raise InputError(f"prompt_syntax: {prompt_syntax!r} is unknown; use {' or '.join(embeddings.SYNTAXES)}.")
     check.chosen_steps(num_inference_steps, timesteps, sigmas)
     size = check.sizes(bundle, {"height": height, "width": width})
     shape = check.latent_shape(bundle, batch, size)
@@ -180,7 +178,7 @@ def checked(
         embeds=embeds,
         negative_embeds=negative_embeds,
         syntax=prompt_syntax,
-        clip_skip=None if clip_skip is None else check.whole("clip_skip", clip_skip, 0, 64) or None,
+        clip_skip=_clip_skip(bundle, clip_skip),
         per_prompt=per_prompt,
         guidance_scale=scale,
         guidance_rescale=check.number("guidance_rescale", guidance_rescale, 0, 1),
@@ -193,6 +191,16 @@ def checked(
         schedule=schedule,
         solver=solver,
     )
+
+
+def _clip_skip(bundle: Bundle, asked: int | None) -> int | None:
+    """Return how many layers to leave out; 0, as None, is none. What the manifest rules out is refused."""
+    if asked is None or check.whole("clip_skip", asked, 0, 64) == 0:
+        return None
+    outputs = bundle.graph("text_encoder").outputs
+    if outputs:  # a folder without a manifest does not say
+        embeddings.check_clip_skip(asked, outputs)
+    return int(asked)
 
 
 def check_points(solver: Solver, schedule: Schedule) -> None:

@@ -94,7 +94,8 @@ def plan(parts: Parts, asked: Request) -> Plan:
     parts.prefetch(("text_encoder", "encoder", "denoiser", "decoder"))
     noise = check.stream(call.seed, call.noise)
     shape = check.latent_shape(bundle, call.batch, call.size)
-    told = "inpaint" in bundle.tasks  # the network reads mask and masked picture beside the latents
+    reads = next(spec for spec in parts.graph("denoiser").info.inputs if spec.name == "sample").dims[1]
+    told = reads != bundle.latents.channels  # the network reads mask and masked picture beside the latents
     known = None
     if not told or asked.strength < 1:
         known = _encoded(parts, asked.pictures, noise, call)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from edgediff import sampler as samplers
 from edgediff.errors import SourceError, UnsupportedError
 from edgediff.export.checkpoint import (
     Spellings,
@@ -23,7 +24,7 @@ from edgediff.export.networks.autoencoder_kl import AutoencoderKL
 from edgediff.export.networks.clip_text import ClipText
 from edgediff.export.networks.unet2d_condition import UNet2DCondition
 from edgediff.export.sources import Component, Source
-from edgediff.export.tokenizer import text_length, tokenizer_files
+from edgediff.export.tokenizer import largest_id, text_length, tokenizer_files
 
 PIPELINES = (
     "StableDiffusionPipeline",
@@ -41,7 +42,9 @@ def build(source: Source) -> Model:
     text = source.component("text_encoder", ("CLIPTextModel", _WITH_PROJECTION))
     unet = source.component("unet", ("UNet2DConditionModel",))
     vae = source.component("vae", ("AutoencoderKL",))
-    scheduler = read_json(source.part("scheduler") / "scheduler_config.json", unbounded=True)
+    scheduler = as_the_pipeline_has_it(
+        read_json(source.part("scheduler") / "scheduler_config.json", unbounded=True), source.pipeline
+    )
     encoder = clip_text.configure(text.config, _where(text), text.class_name == _WITH_PROJECTION)
     denoiser = unet2d_condition.configure(unet.config, _where(unet))
     autoencoder = autoencoder_kl.configure(vae.config, _where(vae))
@@ -51,9 +54,14 @@ def build(source: Source) -> Model:
     files["scheduler/scheduler_config.json"] = dump_json(scheduler)
     files["model_index.json"] = dump_json(_index(source))
     length = text_length(tokenizer, encoder.length)
+    if (largest := largest_id(files["tokenizer/tokenizer.json"])) >= encoder.entries:
+        raise SourceError(
+            f"{tokenizer}: it gives ids up to {largest}, text_encoder knows {encoder.entries}. They are of "
+            "different models."
+        )
     facts = {
         "family": "stable-diffusion",
-        "tasks": [task],
+        "tasks": ["text2image", "image2image", "inpaint"] if task == "text2image" else [task],
         "scheduler": scheduler,
         "latents": {
             "channels": autoencoder.latent_channels,
@@ -73,6 +81,22 @@ def build(source: Source) -> Model:
         files=files,
         notes=tuple(f"{name} is not part of the bundle" for name in dropped),
     )
+
+
+def as_the_pipeline_has_it(scheduler: Mapping[str, Any], pipeline: str | None) -> dict[str, Any]:
+    """The scheduler's configuration as diffusers' Stable Diffusion pipelines change it when they load it.
+
+    Early checkpoints were published with ``steps_offset`` 0 and ``clip_sample`` true, which the model was not
+    trained with; every such pipeline sets them right, so the pictures people know come from the set values.
+    """
+    if pipeline is None or not pipeline.startswith("StableDiffusion"):
+        return dict(scheduler)
+    wanted: dict[str, Any] = {"steps_offset": 1, "clip_sample": False}
+    if pipeline == "StableDiffusionInpaintPipeline":
+        wanted["skip_prk_steps"] = True
+    defaults = samplers.defaults_of(str(scheduler.get("_class_name", "")))
+    effective = {**defaults, **scheduler}
+    return {**scheduler, **{key: value for key, value in wanted.items() if effective.get(key, value) != value}}
 
 
 def _parts(

@@ -172,7 +172,7 @@ def test_skipped_layers_of_prompt_and_negatives(parts: Any) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, "1", 4, 100])
 def test_layers_that_cannot_be_skipped(parts: Any, value: Any) -> None:
-    with pytest.raises(InputError, match="clip_skip: .*(1 or more|1 to 3)"):
+    with pytest.raises(InputError, match=r"clip_skip: .*(1 or more|1 to 3)"):
         encode(parts, ["a"], clip_skip=value)
     with pytest.raises(InputError):
         check_clip_skip(value, parts.outputs)
@@ -180,7 +180,7 @@ def test_layers_that_cannot_be_skipped(parts: Any, value: Any) -> None:
 
 
 def test_a_graph_without_skipped_layers(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="clip_skip=1.*export the model again"):
+    with pytest.raises(UnsupportedError, match=r"clip_skip=1.*export the model again"):
         encode(FakeParts(tmp_path, skips=0), ["a"], clip_skip=1)  # type: ignore[arg-type]
 
 

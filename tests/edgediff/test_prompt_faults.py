@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,17 +27,11 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer(tiny.write_tokenizer(tmp_path_factory.mktemp("words"), whole=True), tiny.LENGTH)
 
 
-def refused_at_once(prompt: object, match: str = "") -> None:
-    """The least of five, since other processes take the machine's time too."""
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        with pytest.raises(InputError, match=match) as caught:
-            checked_prompts(prompt)
-        times.append(time.perf_counter() - began)
-        assert "\n" not in str(caught.value)
-        assert len(str(caught.value)) < 200
-    assert min(times) < 0.01
+def refused(prompt: object, match: str) -> None:
+    with pytest.raises(InputError, match=match) as caught:
+        checked_prompts(prompt)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize(
@@ -108,17 +100,17 @@ def test_F075_around_the_length(tokenizer: Tokenizer, count: int) -> None:
 
 @pytest.mark.parametrize("unit", ["a", "a ", "日", "🎈", "\0", "\ud800"])
 def test_F076_ten_million_characters(unit: str) -> None:
-    refused_at_once(unit * (10_000_000 // len(unit)), "more than the 16384 bytes allowed; shorten it")
+    refused(unit * (10_000_000 // len(unit)), "more than the 16384 bytes allowed; shorten it")
 
 
 def test_F076_the_limit_is_in_bytes() -> None:
     assert checked_prompts("é" * 8192)
-    refused_at_once("é" * 8193, "16386 bytes")
+    refused("é" * 8193, "16386 bytes")
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb", os.fsdecode(b"caf\xe9"), "\ud83d \ude00"])
 def test_F077_lone_surrogates(text: str, fake_bundle: Path) -> None:
-    refused_at_once(text, "not UTF-8 text")
+    refused(text, "not UTF-8 text")
     with edgediff.load(fake_bundle, runtime="null") as pipe:
         with pytest.raises(InputError, match="UTF-8"):
             pipe(text)
@@ -127,7 +119,7 @@ def test_F077_lone_surrogates(text: str, fake_bundle: Path) -> None:
 
 @pytest.mark.parametrize("code", [*range(9), 11, 12, *range(14, 32), 127, 0x80, 0x85, 0x9F])
 def test_F078_control_characters(code: int) -> None:
-    refused_at_once(f"a{chr(code)}b", "control characters; remove them")
+    refused(f"a{chr(code)}b", "control characters; remove them")
 
 
 @pytest.mark.parametrize("text", ["\ufeffred", "\u202etfel", "a\u200bb", "a\u200db", "\u2028", "a\tb\r\nc"])
@@ -167,7 +159,7 @@ def test_F079_the_same_bytes_give_the_same_ids(tmp_path: Path, whole: bool) -> N
     [b"bytes", None, 1, 1.5, [], ["a"] * 65, (), {"a"}, {"a": 1}, [b"a"], ["a", 1], object(), [["a"]]],
 )
 def test_F080_other_types(prompt: object) -> None:
-    refused_at_once(prompt, r"^prompt: expected")
+    refused(prompt, r"^prompt: expected")
 
 
 def test_F081_prompts_of_a_file(tmp_path: Path) -> None:
@@ -230,33 +222,27 @@ def test_F081_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "(" * 16384, "[(" * 8192, "([" * 4096 + ")" * 4096 + "]" * 4096, ")" * 16384, "()" * 8192,
-        ":" + " " * 16000 + "1", ": " * 8192, ":1" * 8192, "(:" + "1" * 16000, "\\" * 16384, "BREAK " * 2730,
-        " " * 16000 + "BREAK", "([" * 8000 + "a", "(a)[b]" * 2700, "(" * 100_000,
-    ],
-    ids=lambda text: text[:12],
-)  # fmt: skip
-def test_F082_brackets_alone(text: str) -> None:
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        pieces = parse(text)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.5
-    assert all(-10 <= weight <= 10 for _, weight in pieces)
+    "unit",
+    ["(", "[(", ")", "]", "()", ":", ": ", ":1", "1", "(:1", "\\", "BREAK ", " ", "(a)[b]", "([a])", "(a:1)"],
+)
+def test_F082_brackets_alone(unit: str) -> None:
+    """Ten times what a prompt may hold: what grew with the square of it, or recursed, would not end."""
+    text = unit * (160_000 // len(unit))
+    if unit == "(:1":  # the colons and ones between brackets are text, of a weight beyond all bounds
+        with pytest.raises(InputError, match="weights are from -10 to 10"):
+            parse(text)
+    else:
+        assert all(-10 <= weight <= 10 for _, weight in parse(text))
 
 
 @pytest.mark.parametrize(
-    "text", ["<lora:../../x>", "<lora:/etc/passwd:1>", "embedding:../x", "$(id)", "__dir__"]
+    "text", ["<lora:../../x>", "<lora:/etc/passwd:1>", "embedding:../x", "`id`", "%s{x}"]
 )
-def test_F082_no_path_comes_from_a_prompt(tokenizer: Tokenizer, text: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr("builtins.open", lambda *a, **k: pytest.fail("opened a file"))
-    assert "".join(piece for piece, _ in parse(text)).replace("(", "").replace(")", "") in text.replace(
-        "(", ""
-    ).replace(")", "")
+def test_F082_no_path_comes_from_a_prompt(
+    tokenizer: Tokenizer, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.open", lambda *given, **named: pytest.fail("opened a file"))
+    monkeypatch.setattr("io.open", lambda *given, **named: pytest.fail("opened a file"))
+    assert parse(text) == [(text, 1.0)]
     assert checked_prompts(text) == [text]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PromptTruncated)
-        assert tokenizer([text])[0, 0] == START
+    assert tokenizer.ids(text)

@@ -83,7 +83,9 @@ def test_break(text: str, expected: list[tuple[str, float]]) -> None:
     assert parse(text) == expected
 
 
-@pytest.mark.parametrize("text", ["(a:10.01)", "(a:-11)", "((a:4):4)", "(" * 25 + "a", f"(a:{'9' * 4000})"])
+@pytest.mark.parametrize(
+    "text", ["(a:10.01)", "(a:-11)", "((a:4):4)", "(" * 25 + "a", f"(a:{'9' * 4000})", "([" * 8000 + "a"]
+)
 def test_weights_out_of_range(text: str) -> None:
     with pytest.raises(
         InputError, match=r"negative_prompt: the weight of 'a' is .* from -10 to 10"

@@ -234,8 +234,9 @@ def test_inpainting_model(tmp_path: Path) -> None:
         ("EulerDiscreteScheduler", "euler"),
         ("EulerAncestralDiscreteScheduler", "euler_ancestral"),
         ("DPMSolverMultistepScheduler", "dpmpp_2m"),
-        ("HeunDiscreteScheduler", "heun_discrete"),
-        ("UniPCMultistepScheduler", "uni_pc_multistep"),
+        ("HeunDiscreteScheduler", "heun"),
+        ("UniPCMultistepScheduler", "unipc"),
+        ("RePaintScheduler", "re_paint"),
     ],
 )
 def test_sampler_names(class_name: str, sampler: str) -> None:

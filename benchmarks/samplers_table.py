@@ -1,0 +1,203 @@
+"""What each sampler reads and how near it is to diffusers: ``python -m benchmarks.samplers_table``.
+
+Every value of every option that a sampler takes is tried alone, with every prediction and every spacing, at
+1 to 30 steps, against diffusers' scheduler with the same noise and a non-linear stand-in for the network. The
+largest difference, relative to the largest value of the result, goes into docs/samplers.md, with the counts of
+what was compared, of what both refuse, of what only we refuse, and of what the reference itself cannot do (it
+returns NaN or fails with an error that is no refusal). Lines are those of the family's file without blanks,
+comments and docstrings. Needs PyTorch and diffusers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import itertools
+import json
+import tokenize
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgediff import sampler as samplers
+from edgediff.errors import EdgediffError
+from tests.sampler_parity import BASE, compare
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "samplers.md"
+STEPS = (1, 2, 3, 4, 7, 10, 15, 20, 30)
+VALUES: dict[str, tuple[Any, ...]] = {
+    "prediction_type": ("epsilon", "v_prediction", "sample", "flow_prediction"),
+    "timestep_spacing": ("linspace", "leading", "trailing"),
+    "use_karras_sigmas": (True,), "use_exponential_sigmas": (True,), "use_beta_sigmas": (True,),
+    "use_lu_lambdas": (True,), "use_flow_sigmas": (True,), "rescale_betas_zero_snr": (True,),
+    "final_sigmas_type": ("sigma_min",), "solver_order": (1, 3), "solver_type": ("heun", "bh1", "midpoint"),
+    "algorithm_type": ("dpmsolver", "sde-dpmsolver", "sde-dpmsolver++", "noise_prediction"),
+    "lower_order_final": (False,), "euler_at_final": (True,), "steps_offset": (1,),
+    "set_alpha_to_one": (False,), "clip_sample": (True, False), "thresholding": (True,),
+    "interpolation_type": ("log_linear",), "timestep_type": ("continuous",), "shift": (3.0,),
+    "flow_shift": (3.0,), "shift_terminal": (0.1,), "stochastic_sampling": (True,), "invert_sigmas": (True,),
+    "beta_schedule": ("linear", "squaredcos_cap_v2"), "variance_type": ("fixed_large", "fixed_small_log"),
+    "predict_x0": (False,), "predictor_order": (1, 3), "corrector_order": (1, 3),
+    "disable_corrector": ([0, 1],), "original_inference_steps": (100,), "sigma_schedule": ("exponential",),
+    "sigma_data": (1.0,), "skip_prk_steps": (False, True), "clip_denoised": (False,),
+}  # fmt: skip
+KEEPS = {"beta_start", "beta_end"}
+
+
+@dataclass
+class Row:
+    """What was found about one sampler."""
+
+    name: str
+    class_name: str
+    reads: list[str]
+    lines: int
+    compared: int = 0
+    worst: float = 0.0
+    where: str = ""
+    both_refuse: int = 0
+    only_we_refuse: list[str] = field(default_factory=list)
+    reference_fails: list[str] = field(default_factory=list)
+
+
+def main() -> None:
+    """Compare everything and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="one sampler; prints its row and writes nothing")
+    only = parser.parse_args().only
+    warnings.simplefilter("ignore")
+    rows = [_row(name) for name in ([only] if only else _one_each())]
+    if only:
+        print(json.dumps(rows[0].__dict__, indent=1))
+        return
+    before, mark, _ = PAGE.read_text().partition("<!-- table:")
+    PAGE.write_text(before + mark + " written by benchmarks/samplers_table.py -->\n" + _page(rows))
+    print(PAGE)
+
+
+def _one_each() -> Iterator[str]:
+    """One name for each scheduler class: the plain one."""
+    for name in samplers.names():
+        if samplers.name_of(samplers.scheduler_class(name)) == name:
+            yield name
+
+
+def _row(name: str) -> Row:
+    class_name = samplers.scheduler_class(name)
+    family = importlib.import_module(samplers.module_of(name))
+    row = Row(name, class_name, list(family.DEFAULTS), _lines(family.__file__))
+    for extra in _configurations(family.DEFAULTS):
+        config = {k: v for k, v in BASE.items() if k in family.DEFAULTS} | extra
+        for steps in STEPS:
+            _compare(row, class_name, config, extra, steps)
+    return row
+
+
+def _configurations(defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every prediction with every spacing; and every other value alone, with every prediction."""
+    predictions = [{}] if "prediction_type" not in defaults else [
+        {"prediction_type": p} for p in VALUES["prediction_type"]
+    ]  # fmt: skip
+    calm = {"clip_sample": False} if "clip_sample" in defaults else {}
+    spacings = VALUES["timestep_spacing"] if "timestep_spacing" in defaults else ()
+    for prediction, spacing in itertools.product(predictions, spacings or (None,)):
+        yield {**calm, **prediction, **({} if spacing is None else {"timestep_spacing": spacing})}
+    for key, values in VALUES.items():
+        if key in defaults and key not in ("prediction_type", "timestep_spacing"):
+            for prediction, value in itertools.product(predictions, values):
+                if value != defaults[key]:
+                    yield {**calm, **prediction, key: value}
+
+
+def _compare(row: Row, class_name: str, config: dict[str, Any], extra: dict[str, Any], steps: int) -> None:
+    label = f"{', '.join(f'{k}={v}' for k, v in extra.items())} at {steps}"
+    try:
+        found = compare(class_name, config, steps)
+    except EdgediffError:
+        if _reference_works(class_name, config, steps):
+            row.only_we_refuse.append(label)
+        else:
+            row.both_refuse += 1
+        return
+    except (ValueError, NotImplementedError):
+        row.both_refuse += 1  # its constructor or set_timesteps says no
+        return
+    except (IndexError, TypeError, RuntimeError, AssertionError, AttributeError, ZeroDivisionError) as error:
+        row.reference_fails.append(f"{label}: {type(error).__name__}: {str(error)[:60]}")
+        return
+    if not np.isfinite(found):
+        row.reference_fails.append(f"{label}: NaN")
+        return
+    row.compared += 1
+    if found > row.worst:
+        row.worst, row.where = found, label
+
+
+def _reference_works(class_name: str, config: dict[str, Any], steps: int) -> bool:
+    import diffusers
+
+    from tests.sampler_parity import SHAPE, reference
+
+    try:
+        out = reference(getattr(diffusers, class_name)(**config), np.ones(SHAPE, np.float32), steps)
+    except Exception:  # whatever it is, it does not sample
+        return False
+    return bool(np.isfinite(out).all())
+
+
+def _lines(file: str) -> int:
+    """Lines that hold code."""
+    source = Path(file).read_text()
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING}
+    held: set[int] = set()
+    before = tokenize.NEWLINE
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        docstring = token.type == tokenize.STRING and before in (tokenize.NEWLINE, tokenize.INDENT)
+        if token.type not in skipped | {tokenize.ENDMARKER} and not docstring:
+            held |= set(range(token.start[0], token.end[0] + 1))
+        if token.type not in (tokenize.COMMENT, tokenize.NL):
+            before = token.type
+    return len(held)
+
+
+def _page(rows: list[Row]) -> str:
+    lines = [
+        "",
+        "| sampler | scheduler | worst difference | where | compared | refused by both | lines |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| `{row.name}` | {row.class_name} | {row.worst:.1e} | {row.where} | {row.compared} | "
+            f"{row.both_refuse} | {row.lines} |"
+        )
+    total = sum(row.compared for row in rows)
+    over = [row.name for row in rows if row.worst > 1e-5]
+    lines += ["", f"{total} configurations compared; the gate is 1e-5. Above it: {', '.join(over) or 'none'}.", ""]
+    for title, key in (
+        ("Refused here although the reference samples it", "only_we_refuse"),
+        ("Where the reference itself fails", "reference_fails"),
+    ):
+        lines.append(f"## {title}\n")
+        listed = [(row.name, getattr(row, key)) for row in rows if getattr(row, key)]
+        lines += [f"* `{name}`: {len(labels)} ({'; '.join(_short(labels))})" for name, labels in listed]
+        lines += ["", *([] if listed else ["None.", ""])]
+    lines.append("## What each reads from `scheduler_config.json`\n")
+    lines += [f"* `{row.name}`: {', '.join(f'`{key}`' for key in row.reads)}" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _short(labels: list[str]) -> list[str]:
+    """Labels without the steps, each once, at most six."""
+    found = list(dict.fromkeys(label.partition(" at ")[0] + label.partition(":")[1] + label.partition(":")[2] for label in labels))
+    return found[:6] + ([f"and {len(found) - 6} more"] if len(found) > 6 else [])
+
+
+if __name__ == "__main__":
+    main()
