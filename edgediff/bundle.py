@@ -6,17 +6,22 @@ without a manifest is read by :mod:`edgediff.optimum_folder`.
 
 from __future__ import annotations
 
-import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgediff import manifest
-from edgediff.errors import BundleError, IntegrityError
+from edgediff import links, manifest
+from edgediff.errors import BundleError
+from edgediff.links import Receipt
 from edgediff.manifest import Fields
 
 Dim = str | int
+# What the tokenizer reads if it lies there.
+TOKENIZER_FILES = frozenset(
+    ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,34 +141,71 @@ class Bundle:
         wanted = role if runtime is None else f"{role} for {runtime}"
         raise BundleError(f"{self.path}: there is no graph for {wanted}; the bundle has {have}.")
 
-    def verify(self, names: tuple[str, ...] | None = None) -> None:
-        """Compare size and sha256 of the listed files (or of ``names``) with the manifest.
+    def verify(self, names: tuple[str, ...] | None = None) -> dict[Path, Receipt]:
+        """Compare size and sha256 of all files (or of ``names``) with the manifest; return their receipts.
+
+        All files means: nothing else may lie in the folders of the listed ones, hidden files excepted.
 
         Raises:
             IntegrityError: a file is missing or its bytes differ; the message names it.
+            BundleError: a file lies there that the manifest does not list.
         """
+        if names is None:
+            self._refuse_unlisted({name.rpartition("/")[0] for name in self.files} - {""})
+        found = {}
         for name in self.files if names is None else names:
             record = self.files[name]
-            file = self.path / name
-            try:
-                size = file.stat().st_size
-                if size != record.bytes:
-                    raise IntegrityError(
-                        f"{file}: {size} bytes, the manifest says {record.bytes}; get the bundle again."
+            found[self.path / name] = links.verified(self.path / name, record.bytes, record.sha256)
+        return found
+
+    def admit(self, spec: GraphSpec, verify: bool = True) -> dict[Path, Receipt]:
+        """Return what a graph's files are before a runtime opens them, compared with the manifest.
+
+        Without ``verify`` only links are compared, since they may lead anywhere. Without a manifest there is
+        nothing to compare with, and each file beside the graph may be its weights.
+
+        Raises:
+            IntegrityError: a file is missing or its bytes differ.
+        """
+        if not self.files:
+            beside = (self.path / spec.file).parent.glob("*")
+            return links.receipts([file for file in beside if file.suffix != ".json" and file.is_file()])
+        names = (spec.file, *spec.weights)
+        chosen = names if verify else tuple(n for n in names if links.is_link(self.path / n, n))
+        return {**links.receipts([self.path / name for name in names]), **self.verify(chosen)}
+
+    def admit_tokenizer(self, verify: bool = True) -> None:
+        """Compare the files beside the tokenizer with the manifest as :meth:`admit` does.
+
+        Raises:
+            IntegrityError: a file is missing or its bytes differ.
+            BundleError: a file that the tokenizer would read is not listed.
+        """
+        if self.text is None or not self.files:
+            return
+        folder = self.text.tokenizer.rpartition("/")[0]
+        self._refuse_unlisted({folder}, TOKENIZER_FILES)
+        names = [name for name in self.files if name.rpartition("/")[0] == folder]
+        self.verify(tuple(n for n in names if verify or links.is_link(self.path / n, n)))
+
+    def _refuse_unlisted(self, folders: set[str], only: frozenset[str] | None = None) -> None:
+        for folder in sorted(folders):
+            for file in sorted((self.path / folder).glob("*")):
+                listed = f"{folder}/{file.name}" if folder else file.name
+                told = file.name in only if only is not None else not file.name.startswith(".")
+                if told and listed not in self.files and not file.is_dir():
+                    raise BundleError(
+                        f"{file}: the manifest does not list it; remove it or export the bundle again."
                     )
-                with file.open("rb") as stream:
-                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            except OSError as error:
-                raise IntegrityError(
-                    f"{file}: cannot be read ({error.strerror}); get the bundle again."
-                ) from error
-            if digest != record.sha256:
-                raise IntegrityError(
-                    f"{file}: sha256 is {digest}, the manifest says {record.sha256}; get the bundle again."
-                )
+
+
+# Objects that may hold anything.
+OPEN_ENDED = ("origin", "model.scheduler", "measured", "quality")
 
 
 def _parse(folder: Path, value: Any) -> Bundle:
+    from edgediff import agreement
+
     root = Fields(value, str(folder / manifest.MANIFEST))
     manifest.check_version(root.text("format_version", 16), root.where)
     root.text("edgediff_version", 64)
@@ -185,7 +227,7 @@ def _parse(folder: Path, value: Any) -> Bundle:
         if "parameters" in part and part.path("parameters") not in files:
             raise BundleError(f"{root.where}: the parameters of {role} are not among the listed files.")
     guidance = model.maybe("guidance_embedding")
-    return Bundle(
+    bundle = Bundle(
         path=folder,
         family=model.text("family", 64),
         tasks=model.texts("tasks", 32) if "tasks" in model else (),
@@ -199,6 +241,21 @@ def _parse(folder: Path, value: Any) -> Bundle:
         files=files,
         format_version=root.text("format_version", 16),
     )
+    agreement.check(bundle)
+    _warn_of_unknown(root)
+    return bundle
+
+
+def _warn_of_unknown(root: Fields) -> None:
+    found = [ascii(place.removeprefix(f"{root.where}."))[1:61] for place in root.unknown(OPEN_ENDED)]
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        warnings.warn(
+            f"{root.where}: {', '.join(found[:5])}{more}: unknown to this edgediff and ignored; upgrade it if "
+            "the result is not what you expect.",
+            manifest.UnknownField,
+            stacklevel=4,  # whoever opened the bundle
+        )
 
 
 def _graphs(part: Fields) -> tuple[GraphSpec, ...]:
@@ -228,7 +285,7 @@ def _tensors(graph: Fields, key: str) -> tuple[TensorSpec, ...]:
         dtype = tensor.text("dtype")
         if dtype not in manifest.DTYPES:
             raise BundleError(f"{tensor.where}.dtype: {dtype!r} is not one of {', '.join(manifest.DTYPES)}.")
-        dims = tensor.value.get("dims")
+        dims = tensor.anything("dims")
         if not isinstance(dims, list) or len(dims) > 8 or not all(_is_dim(d) for d in dims):
             raise BundleError(f"{tensor.where}.dims: expected up to 8 names or sizes, found {dims!r:.60}.")
         found.append(TensorSpec(tensor.text("name"), dtype, tuple(dims)))

@@ -8,14 +8,15 @@ bytes are the right ones.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from edgediff.errors import BundleError, IntegrityError
 
@@ -26,8 +27,9 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_POINTER = b"version https://git-lfs"
 _MAGIC = (
-    (b"version https://git-lfs", "a git-LFS pointer, not the file; fetch it with `git lfs pull`"),
+    (_POINTER, "a git-LFS pointer, not the file; fetch it with `git lfs pull`"),
     (b"PK\x03\x04", "a zip archive (PyTorch's checkpoints are such); export the model to ONNX"),
     (b"\x80\x02", "a pickle, which is never read; export the model to ONNX"),
     (b"\x1f\x8b", "compressed by gzip; unpack it first"),
@@ -65,7 +67,7 @@ class Receipt:
 Receipts = Mapping[Path, Receipt]
 
 
-def open_regular(file: Path) -> tuple[BinaryIO, Receipt]:
+def open_regular(file: Path) -> tuple[BufferedReader, Receipt]:
     """Open a regular file for reading; a pipe, a device or a folder is refused without waiting for it.
 
     Raises:
@@ -95,8 +97,37 @@ def _regular(file: Path, found: os.stat_result) -> None:
 
 def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
-        return "there is no such file" if error.errno == errno.ENOENT else f"cannot be read ({error.strerror})"
+        return (
+            "there is no such file" if error.errno == errno.ENOENT else f"cannot be read ({error.strerror})"
+        )
     return "is no name of a file"
+
+
+def verified(file: Path, size: int, sha256: str) -> Receipt:
+    """Compare a file with what a manifest says of it; its receipt.
+
+    Raises:
+        IntegrityError: it is missing, no regular file, or holds other bytes.
+    """
+    try:
+        stream, before = open_regular(file)
+    except BundleError as error:
+        raise IntegrityError(str(error)) from error
+    with stream:
+        try:
+            if before.bytes != size:
+                pointer = stream.read(len(_POINTER)) == _POINTER
+                hint = "this is a git-LFS pointer: run `git lfs pull`" if pointer else "get the bundle again"
+                raise IntegrityError(f"{file}: {before.bytes} bytes, the manifest says {size}; {hint}.")
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            after = Receipt.of(os.fstat(stream.fileno()))
+        except OSError as error:
+            raise IntegrityError(f"{file}: {_reason(error)}; get the bundle again.") from error
+    if digest != sha256:
+        raise IntegrityError(f"{file}: sha256 is {digest}, the manifest says {sha256}; get the bundle again.")
+    if after != before:
+        raise IntegrityError(f"{file}: it changed while it was being read; get the bundle again.")
+    return after
 
 
 def is_link(file: Path, name: str) -> bool:

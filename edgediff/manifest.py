@@ -10,7 +10,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,10 @@ DTYPES = ("float32", "float16", "int64", "int32", "bool")
 _DEVICE_NAMES = frozenset(
     ["con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))]
 )
+
+
+class UnknownField(UserWarning):
+    """A manifest has fields that this version does not read; the message names them."""
 
 
 def read_json(path: Path, limit: int = MAX_BYTES, unbounded: bool = False) -> Any:
@@ -120,19 +124,25 @@ def safe_name(name: str, where: str) -> str:
 
 
 class Fields:
-    """A JSON object with its place in the manifest, so that every complaint names the field."""
+    """A JSON object with its place in the manifest, so that every complaint names the field.
 
-    def __init__(self, value: Any, where: str) -> None:
+    ``asked`` is shared by all objects of one file: by place, which keys somebody asked for.
+    """
+
+    def __init__(self, value: Any, where: str, asked: dict[str, set[str]] | None = None) -> None:
         if not isinstance(value, dict):
             raise BundleError(f"{where}: expected an object, found {type(value).__name__}.")
         self.value: Mapping[str, Any] = value
         self.where = where
+        self._asked: dict[str, set[str]] = {} if asked is None else asked
+        self._here = self._asked.setdefault(where, set())
 
     def __contains__(self, key: str) -> bool:
+        self._here.add(key)
         return self.value.get(key) is not None
 
     def at(self, key: str) -> Fields:
-        return Fields(self._get(key), f"{self.where}.{key}")
+        return Fields(self._get(key), f"{self.where}.{key}", self._asked)
 
     def maybe(self, key: str) -> Fields | None:
         return self.at(key) if key in self else None
@@ -142,7 +152,17 @@ class Fields:
         return [(name, inner.at(name)) for name in inner.value]
 
     def objects(self, key: str) -> list[Fields]:
-        return [Fields(item, f"{self.where}.{key}[{i}]") for i, item in enumerate(self._list(key))]
+        found = enumerate(self._list(key))
+        return [Fields(item, f"{self.where}.{key}[{i}]", self._asked) for i, item in found]
+
+    def anything(self, key: str) -> Any:
+        """Return what stands at ``key``, None if nothing does."""
+        self._here.add(key)
+        return self.value.get(key)
+
+    def unknown(self, open_ended: tuple[str, ...]) -> list[str]:
+        """Return the places of fields that nobody asked for, but for objects that may hold anything."""
+        return list(_unasked(self.value, self.where, self._asked, {f"{self.where}.{o}" for o in open_ended}))
 
     def text(self, key: str, limit: int = 256) -> str:
         value = self._get(key)
@@ -186,6 +206,7 @@ class Fields:
         return float(value)
 
     def _get(self, key: str) -> Any:
+        self._here.add(key)
         if key not in self.value:
             raise BundleError(f"{self.where}: the field {key!r} is missing; export the bundle again.")
         return self.value[key]
@@ -195,6 +216,20 @@ class Fields:
         if not isinstance(value, list):
             raise BundleError(f"{self.where}.{key}: expected a list, found {type(value).__name__}.")
         return value
+
+
+def _unasked(value: Any, where: str, asked: Mapping[str, set[str]], open_ended: set[str]) -> Iterator[str]:
+    if where in open_ended:
+        return
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _unasked(item, f"{where}[{i}]", asked, open_ended)
+    elif isinstance(value, dict) and where in asked:
+        for key, item in value.items():
+            if key in asked[where]:
+                yield from _unasked(item, f"{where}.{key}", asked, open_ended)
+            else:
+                yield f"{where}.{key}"
 
 
 def check_version(version: str, where: str) -> None:

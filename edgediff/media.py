@@ -82,6 +82,7 @@ def checked_array(
         InputError: its shape or its type is that of no picture.
     """
     array = np.asarray(array)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if frame is not None:
         raise InputError(f"frame: {name} is an array, which has no frames; leave it out.")
     shape = array.shape
@@ -99,7 +100,7 @@ def checked_array(
         raise InputError(
             f"{name}: found an array of {array.dtype}; give uint8, uint16 or floats from 0 to 1."
         )
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array
 
 
 def unit(array: NDArray[Any], name: str) -> Unit:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import struct
 import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ ADOBE = b"http://ns.adobe.com/xap/1.0/\0"
 OURS = b"edgediff "  # how a JPEG comment begins that holds our JSON
 DRAWN, COMPOSITE = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 _AI_TYPES = {DRAWN, COMPOSITE, "algorithmicMedia", "algorithmicallyEnhanced", "compositeSynthetic"}
+# Where the passes of an interlaced PNG file start, and their steps across and down.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _NEGATIVE = "Negative prompt:"
 _NUMBERS = {
     "Steps": ("num_inference_steps", int), "CFG scale": ("guidance_scale", float), "Seed": ("seed", int),
@@ -85,6 +88,22 @@ def _png(data: bytes) -> Iterator[Part]:
             raise ValueError(f"the checksum of its part {kind.decode('latin-1')!r} is wrong")
         yield Part(kind, view[at + 8 : end - 4], view[at:end])
         at = end
+
+
+def check_png_pixels(parts: Sequence[Part]) -> None:
+    """Raise ValueError if a PNG file holds fewer pixels than its header states: Pillow makes them black."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", parts[0].body)
+    bits, starts = depth * {2: 3, 4: 2, 6: 4}.get(colour, 1), _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sides = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in starts]
+    missing = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sides if columns > 0)
+    stream = zlib.decompressobj()
+    for kind, body, _ in parts:
+        rest = bytes(body) if kind == b"IDAT" else b""
+        while rest and missing > 0:
+            missing -= len(stream.decompress(rest, 1 << 20))
+            rest = stream.unconsumed_tail
+    if missing > 0:
+        raise ValueError("its pixels end early")
 
 
 def _jpeg(data: bytes) -> Iterator[Part]:

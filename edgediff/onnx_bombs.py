@@ -54,8 +54,8 @@ def check(kind: bytes, node: Node, name: bytes) -> None:
     most = MAX_FOLDED if folded else MAX_RESULT
     if least > most:
         raise Fault(
-            f"the node {shown(name)} ({kind.decode()}) makes a tensor of {_said(least)} elements, and at most "
-            f"{most} are allowed"
+            f"the node {shown(name)} ({kind.decode()}) makes a tensor of {_said(least)} elements, and "
+            f"at most {most} are allowed"
         )
 
 

@@ -11,15 +11,21 @@ from edgediff import onnx_bombs as bombs
 from edgediff import onnx_tensors as tensors
 from edgediff.onnx_operators import ALLOWED, SCALES
 from edgediff.onnx_tensors import Tensor, shown
-from edgediff.protobuf import FIXED32, LENGTH, VARINT, Fault, Message, Span, signed, small, tag
+from edgediff.onnx_values import Value, read_value
+from edgediff.protobuf import FIXED32, LENGTH, VARINT, Fault, Message, Span, signed, tag
 
 MAX_NODES = 20_000
 MAX_INITIALIZERS = 4096
-MAX_TENSORS = 256  # inputs, or outputs, of the whole graph
-
-DTYPES = {1: "float32", 10: "float16", 7: "int64", 6: "int32", 9: "bool"}
+MAX_VALUES = 256  # inputs, or outputs, of the whole graph
 
 _NODE, _INITIALIZER, _INPUT, _OUTPUT, _SPARSE = (tag(n, LENGTH) for n in (1, 5, 11, 12, 15))
+_PARTS = {_NODE: "nodes", _INITIALIZER: "initializers", _INPUT: "inputs", _OUTPUT: "outputs"}
+_LIMITS = {
+    _NODE: MAX_NODES,
+    _INITIALIZER: MAX_INITIALIZERS,
+    _INPUT: MAX_VALUES + MAX_INITIALIZERS,
+    _OUTPUT: MAX_VALUES,
+}
 # A name, a text, shapes that somebody inferred, ranges of quantised tensors, metadata.
 _GRAPH_IGNORED = frozenset(tag(n, LENGTH) for n in (2, 10, 13, 14, 16))
 
@@ -27,23 +33,13 @@ _IN, _OUT, _NAME, _KIND, _ATTRIBUTE, _DOMAIN = (tag(n, LENGTH) for n in (1, 2, 3
 # A text, the variant of a function, metadata, where devices are described.
 _NODE_IGNORED = frozenset(tag(n, LENGTH) for n in (6, 8, 9, 10))
 
-_TENSOR = tag(5, LENGTH)
+_FIRST, _TENSOR = tag(1, LENGTH), tag(5, LENGTH)
 _INTS, _FLOATS, _INT, _FLOAT = tag(8, LENGTH), tag(7, LENGTH), tag(3, VARINT), tag(2, FIXED32)
 _ONE_INT, _ONE_FLOAT = tag(8, VARINT), tag(7, FIXED32)
 # Name, text, type, and strings: one or many.
-_PLAIN = frozenset(
-    (_INTS, _FLOATS, _INT, _FLOAT, _ONE_INT, _ONE_FLOAT, tag(20, VARINT))
-    + tuple(tag(n, LENGTH) for n in (1, 4, 9, 13))
+_PLAIN = frozenset((_INTS, _FLOATS, _INT, _FLOAT, _ONE_INT, _ONE_FLOAT, tag(20, VARINT))) | frozenset(
+    tag(n, LENGTH) for n in (1, 4, 9, 13)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Interface:
-    """An input or output as the graph states it; None is a dim that it leaves open."""
-
-    name: str
-    dtype: str
-    dims: tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +48,8 @@ class Contents:
 
     operators: Counter[bytes]
     initializers: list[Tensor]
-    inputs: tuple[Interface, ...]
-    outputs: tuple[Interface, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
 
 
 def read_graph(message: Message, start: int, end: int) -> Contents:
@@ -62,48 +58,39 @@ def read_graph(message: Message, start: int, end: int) -> Contents:
     Raises:
         Fault: it is damaged, or something in it is not allowed.
     """
-    spans: dict[int, list[Span]] = {_NODE: [], _INITIALIZER: [], _INPUT: [], _OUTPUT: []}
+    spans: dict[int, list[Span]] = {key: [] for key in _LIMITS}
     for key, a, b in message.fields(start, end):
         if key in spans:
             spans[key].append((a, b))
+            if len(spans[key]) > _LIMITS[key]:
+                raise Fault(f"it has more than the {_LIMITS[key]} {_PARTS[key]} allowed")
         elif key not in _GRAPH_IGNORED:
             what = "sparse weights" if key == _SPARSE else f"the unknown field {key >> 3}"
             raise Fault(f"its graph holds {what}")
-    for key, most, what in (
-        (_NODE, MAX_NODES, "nodes"),
-        (_INITIALIZER, MAX_INITIALIZERS, "initializers"),
-        (_INPUT, MAX_INITIALIZERS + MAX_TENSORS, "inputs"),
-        (_OUTPUT, MAX_TENSORS, "outputs"),
-    ):
-        if len(spans[key]) > most:
-            raise Fault(f"{len(spans[key])} {what} are more than the {most} allowed")
     walk = _Walk(message)
     initializers = [walk.initializer(*span) for span in spans[_INITIALIZER]]
-    inputs = [_value(message, *span) for span in spans[_INPUT]]
-    for name, _ in inputs:
-        if name not in walk.constants:  # files of IR version 3 list weights among the inputs
-            walk.define(name)
+    inputs = [read_value(message, *span) for span in spans[_INPUT]]
+    inputs = [value for value in inputs if value.name not in walk.constants]  # old files list weights there
+    for value in inputs:
+        walk.define(value.name)
     for span in spans[_NODE]:
         walk.node(*span)
-    outputs = [_value(message, *span) for span in spans[_OUTPUT]]
-    for name, _ in outputs:
-        if name not in walk.defined:
-            raise Fault(f"no node makes the output {shown(name)}")
-    return Contents(
-        walk.operators,
-        initializers,
-        tuple(_stated(name, value) for name, value in inputs if name not in walk.constants),
-        tuple(_stated(name, value) for name, value in outputs),
-    )
+    outputs = [read_value(message, *span) for span in spans[_OUTPUT]]
+    for value in outputs:
+        if value.name not in walk.defined:
+            raise Fault(f"no node makes the output {shown(value.name)}")
+    return Contents(walk.operators, initializers, tuple(inputs), tuple(outputs))
 
 
 class _Walk:
-    """What is defined so far. ``constants`` maps a name to the tensor that stands in the file."""
+    """What is defined so far. ``constants`` maps a name to the tensor that stands in the file, ``lists`` to
+    numbers that a node holds."""
 
     def __init__(self, message: Message) -> None:
         self.message = message
         self.defined: set[bytes] = set()
         self.constants: dict[bytes, Tensor] = {}
+        self.lists: dict[bytes, Sequence[float]] = {}
         self.operators: Counter[bytes] = Counter()
 
     def define(self, name: bytes) -> None:
@@ -152,15 +139,36 @@ class _Walk:
         for tensor in outputs:
             if tensor:
                 self.define(tensor)
-        if kind == b"Constant" and outputs and len(held) == 1:
-            self.constants[outputs[0]] = held[0]
-        elif kind == b"Identity" and inputs and inputs[0] in self.constants and outputs:
-            self.constants[outputs[0]] = self.constants[inputs[0]]
-        if kind in bombs.SIZED:
+        if kind in (b"Constant", b"Identity"):
+            self._remember(name, kind, inputs, outputs, attributes, held)
+        elif kind in bombs.SIZED:
             asked = bombs.Node(
                 inputs, self._numbers, lambda wanted: self._listed(attributes, wanted), self._elements
             )
             bombs.check(kind, asked, name)
+
+    def _remember(
+        self,
+        name: bytes,
+        kind: bytes,
+        inputs: list[bytes],
+        outputs: list[bytes],
+        attributes: list[Span],
+        held: list[Tensor],
+    ) -> None:
+        """Keep what a node states or passes on, for the rules that ask for numbers."""
+        one, other = (len(attributes), len(inputs)) if kind == b"Constant" else (len(inputs), len(attributes))
+        if one != 1 or other != 0 or len(outputs) != 1:
+            raise Fault(f"the node {shown(name)} ({kind.decode()}) states more or less than one tensor")
+        if kind == b"Identity":
+            if inputs[0] in self.constants:
+                self.constants[outputs[0]] = self.constants[inputs[0]]
+            elif inputs[0] in self.lists:
+                self.lists[outputs[0]] = self.lists[inputs[0]]
+        elif held:
+            self.constants[outputs[0]] = held[0]
+        else:
+            self.lists[outputs[0]] = self._listed(attributes, None) or ()
 
     def _attribute(self, node: bytes, span: Span) -> Tensor | None:
         """Return the tensor that an attribute holds, after making sure that it holds nothing that can run."""
@@ -171,7 +179,9 @@ class _Walk:
                     raise Fault(f"the node {shown(node)} has an attribute with two tensors")
                 held = tensors.read(self.message, a, b)
                 if held.region is not None:
-                    raise Fault(f"the node {shown(node)} has a tensor beside the graph, where weights alone may be")
+                    raise Fault(
+                        f"the node {shown(node)} has a tensor beside the graph, where weights alone may be"
+                    )
             elif key not in _PLAIN:
                 raise Fault(
                     f"the node {shown(node)} has an attribute with a graph, a sparse tensor or a type "
@@ -181,53 +191,32 @@ class _Walk:
 
     def _numbers(self, name: bytes) -> Sequence[float] | None:
         found = self.constants.get(name)
-        return None if found is None else tensors.numbers(self.message, found)
+        return self.lists.get(name) if found is None else tensors.numbers(self.message, found)
 
     def _elements(self, name: bytes) -> int | None:
+        if name in self.lists:
+            return len(self.lists[name])
         found = self.constants.get(name)
         return None if found is None else found.elements
 
-    def _listed(self, attributes: list[Span], wanted: bytes) -> Sequence[float] | None:
-        """Return the numbers of an attribute; the largest of each place if it stands more than once."""
+    def _listed(self, attributes: list[Span], wanted: bytes | None) -> Sequence[float] | None:
+        """Return the numbers of the attribute ``wanted``, or of the only one."""
         found: list[float] = []
+        named = 0
         for span in attributes:
             fields = list(self.message.fields(*span))
-            if any(key == tag(1, LENGTH) and self.message.data[a:b] == wanted for key, a, b in fields):
-                for key, a, b in fields:
-                    if key == _INTS:
-                        found += map(signed, self.message.numbers(a, b))
-                    elif key == _ONE_INT:
-                        found.append(signed(a))
-                    elif key in (_FLOATS, _ONE_FLOAT):
-                        raw = self.message.data[a:b]
-                        found += struct.unpack(f"<{len(raw) // 4}f", raw[: len(raw) // 4 * 4])
+            names = [self.message.data[a:b] for key, a, b in fields if key == _FIRST]
+            if wanted is not None and wanted not in names:
+                continue
+            named += 1
+            for key, a, b in fields:
+                if key == _INTS:
+                    found += map(signed, self.message.numbers(a, b))
+                elif key in (_ONE_INT, _INT):
+                    found.append(signed(a))
+                elif key in (_FLOATS, _ONE_FLOAT, _FLOAT):
+                    raw = self.message.data[a:b]
+                    found += struct.unpack(f"<{len(raw) // 4}f", raw[: len(raw) // 4 * 4])
+        if named > 1:
+            raise Fault("a node has an attribute twice")
         return found or None
-
-
-def _value(message: Message, start: int, end: int) -> tuple[bytes, Span | None]:
-    """Return the name of a ValueInfoProto and the span of its type."""
-    name, kind = b"", None
-    for key, a, b in message.fields(start, end):
-        if key == tag(1, LENGTH):
-            name = message.data[a:b]
-        elif key == tag(2, LENGTH):
-            kind = _only(kind, (a, b), name)
-        elif key not in (tag(3, LENGTH), tag(4, LENGTH)):
-            raise Fault(f"the input or output {shown(name)} has the unknown field {key >> 3}")
-    return name, None if kind is None else _tensor_type(message, name, *kind)
-
-
-def _tensor_type(message: Message, name: bytes, start: int, end: int) -> Span | None:
-    found = None
-    for key, a, b in message.fields(start, end):
-        if key == tag(1, LENGTH):
-            found = _only(found, (a, b), name)
-        elif key != tag(6, LENGTH):
-            raise Fault(f"the input or output {shown(name)} is no plain tensor")
-    return found
-
-
-def _only(before: Span | None, span: Span, name: bytes) -> Span:
-    if before is not None:  # readers would join them
-        raise Fault(f"the input or output {shown(name)} has two types")
-    return span

@@ -17,8 +17,9 @@ from edgediff import links
 from edgediff import onnx_tensors as tensors
 from edgediff.bundle import GraphSpec
 from edgediff.errors import BundleError, UnsupportedError
-from edgediff.onnx_graph import Contents, read_graph
+from edgediff.onnx_graph import read_graph
 from edgediff.onnx_tensors import Tensor, shown
+from edgediff.onnx_values import check_values
 from edgediff.protobuf import LENGTH, VARINT, Buffer, Fault, Message, Span, signed, tag
 
 MAX_GRAPH_BYTES = 64 << 20  # of what is not weights
@@ -97,7 +98,8 @@ def _scan(file: Path, spec: GraphSpec, message: Message) -> Report:
         raise Fault(f"more than {MAX_GRAPH_BYTES} bytes of it are no weights")
     beside = _check_files(file, spec, found.initializers)
     if spec.inputs:
-        _check_interface(found, spec)
+        check_values("input", spec.inputs, found.inputs)
+        check_values("output", spec.outputs, found.outputs)
         _check_precision(found.initializers, spec.precision)
     return Report(
         nodes=sum(found.operators.values()),
@@ -187,30 +189,6 @@ def _check_files(file: Path, spec: GraphSpec, initializers: list[Tensor]) -> tup
         sizes[name] = receipt.bytes
     tensors.check_regions(regions, sizes)
     return tuple(file.parent / name for name in names)
-
-
-def _check_interface(found: Contents, spec: GraphSpec) -> None:
-    for what, stated, have in (("input", spec.inputs, found.inputs), ("output", spec.outputs, found.outputs)):
-        there = {tensor.name: tensor for tensor in have}
-        missing = [t.name for t in stated if t.name not in there]
-        extra = sorted(set(there) - {t.name for t in stated})
-        if missing or extra:
-            names = ", ".join(shown(name.encode()) for name in sorted(there))
-            raise Fault(
-                f"the manifest's {what}s are {', '.join(t.name for t in stated):.200} and the graph's are "
-                f"{names:.200}"
-            )
-        for tensor in stated:
-            actual = there[tensor.name]
-            same = tensor.dtype == actual.dtype and len(tensor.dims) == len(actual.dims)
-            # A manifest may fix what the graph leaves open; it cannot free what the graph fixes.
-            same = same and all(d in (None, s) for s, d in zip(tensor.dims, actual.dims, strict=True))
-            if not same:
-                dims = ["?" if d is None else d for d in actual.dims]
-                raise Fault(
-                    f"the {what} {shown(tensor.name.encode())} is {actual.dtype} {dims!r:.80} in the graph and "
-                    f"{tensor.dtype} {list(tensor.dims)!r:.80} in the manifest"
-                )
 
 
 _HALVES = {tensors.FLOAT16, 16}

@@ -1,4 +1,4 @@
-"""Tensors of an ONNX file: what they claim to be against the bytes they have, inside the file or beside it."""
+"""Tensors of an ONNX file: what they claim to be against the bytes they have, in the file or beside it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def read(message: Message, start: int, end: int) -> Tensor:
         elif key == _DIMS and b - a <= 10 * MAX_RANK:
             dims += map(signed, message.numbers(a, b))
         elif key not in _IGNORED:
-            raise Fault(f"the tensor {shown(name)} has the field {key >> 3} in a form that no exporter writes")
+            raise Fault(
+                f"the tensor {shown(name)} has the field {key >> 3} in a form that no exporter writes"
+            )
     size = _size(name, kind, dims)
     if location not in (0, 1) or (location == 0 and pairs):
         raise Fault(f"the tensor {shown(name)} lies neither in the graph nor beside it")

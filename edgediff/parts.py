@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from edgediff import links
 from edgediff import runtime as runtimes
 from edgediff.bundle import Bundle
 from edgediff.errors import CancelledError, EdgediffError, InputError
@@ -42,7 +43,7 @@ class Parts:
         device: a device for all, or ``ROLE=DEVICE,...``.
         runtime: the runtime's name; ``onnxruntime`` unless given.
         options: handed to the runtime as they are (``threads``, ...).
-        verify: compare sha256 before the first use of each file.
+        verify: compare sha256 before the first use of each file; that of links is compared always.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Parts:
         self._options = dict(options or {})
         self._verify = verify
         self._graphs: dict[str, Graph] = {}
+        self._receipts: dict[str, links.Receipts] = {}
         self._coming: dict[str, Future[Graph]] = {}
         self._tokenizer: Tokenizer | None = None
         self.memory: dict[str, Any] = {}  # what callers keep from call to call, such as encoded prompts
@@ -68,6 +70,7 @@ class Parts:
     def run(self, role: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run a role's graph once, loading it if need be. Time is added to ``timings[role]``."""
         graph = self.graph(role)
+        links.check_not_overwritten(self._receipts.get(role, {}))
         self.check_cancelled()
         began = time.perf_counter()
         outputs = graph(inputs)
@@ -96,11 +99,17 @@ class Parts:
     def _load(self, role: str) -> Graph:
         # Fakes read no files of ours, so they may name a runtime that the manifest does not.
         spec = self.bundle.graph(role, self._runtime if self._runtime == "onnxruntime" else None)
-        if self._verify and self.bundle.files:
-            self.bundle.verify((spec.file, *spec.weights))
+        receipts = self.bundle.admit(spec, self._verify)
         device = self._devices.get(role, self._devices[""])
         backend = runtimes.find(self._runtime)
-        return backend.load(spec, self.bundle.path / spec.file, device, self._options, {})
+        graph = backend.load(spec, self.bundle.path / spec.file, device, self._options, {})
+        try:
+            links.check_same(receipts)  # what was loaded is what was compared
+        except EdgediffError:
+            graph.close()
+            raise
+        self._receipts[role] = receipts
+        return graph
 
     def tokenizer(self) -> Tokenizer:
         """Return the bundle's tokenizer."""
@@ -109,10 +118,7 @@ class Parts:
             if text is None:
                 raise InputError(f"{self.bundle.path}: this bundle reads no text.")
             began = time.perf_counter()
-            if self._verify:
-                folder = text.tokenizer.rpartition("/")[0]
-                beside = (name for name in self.bundle.files if name.rpartition("/")[0] == folder)
-                self.bundle.verify(tuple(beside))
+            self.bundle.admit_tokenizer(self._verify)
             self._tokenizer = Tokenizer((self.bundle.path / text.tokenizer).parent, text.length)
             self._count("load", began)
         return self._tokenizer

@@ -56,7 +56,8 @@ class PhiloxNoise:
         uniform, angle = (_fused(w, scale) for w, scale in zip(words[:2], (_STEP, _TURN), strict=True))
         radius = np.sqrt(np.float32(-2) * elementary.log(uniform).astype(np.float32))
         _, sin = elementary.cos_sin(angle)
-        return (radius * sin.astype(np.float32)).reshape(shape)
+        normal: NDArray[np.float32] = radius * sin.astype(np.float32)
+        return normal.reshape(shape)
 
 
 def _fused(words: Words, scale: np.float32) -> NDArray[np.float64]:

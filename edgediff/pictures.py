@@ -36,7 +36,8 @@ _JPEG_KEPT = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE}  # frames,
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _OPAQUE = {"1": "L", "L": "L", "RGB": "RGB", "RGBX": "RGB", "YCbCr": "RGB", "HSV": "RGB", "CMYK": "CMYK"}
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
-_BLACK_POINT: Any = 0x2000  # littlecms: black stays black; its name in Pillow changed between versions
+# littlecms: black stays black (0x2000), and tables of high resolution; names in Pillow vary with its version.
+_FLAGS: Any = 0x2400
 
 
 class SuspiciousInput(UserWarning):
@@ -233,8 +234,10 @@ def _opened(source: Any, name: str, frame: int | None) -> _Opened:
 
     if isinstance(source, Image.Image):
         media.check_size(source.width, source.height, name)
+        if getattr(source, "n_frames", 1) > 1:  # to leaf through it would move its owner's place
+            raise InputError(f"{name}: it is an animated image; give the copy() of one frame of it.")
         with _decoding(name):
-            image = _seeked(source, frame, getattr(source, "n_frames", 1), name)
+            image = _seeked(source, frame, 1, name)
             block, profile = image.info.get("exif"), image.info.get("icc_profile")
             turn = metadata.parse_exif(block)[0] if isinstance(block, bytes) else 1
             return _Opened(image, turn, profile if isinstance(profile, bytes) else None)
@@ -246,14 +249,16 @@ def _opened(source: Any, name: str, frame: int | None) -> _Opened:
             header = next((p.body for p in parts if p.kind[0] in _FRAMES), b"")
             media.check_size(int.from_bytes(header[3:5], "big"), int.from_bytes(header[1:3], "big"), name)
         list(metadata.png_texts(parts))  # refuses those that swell
-        frames = _frames(parts)
+        if kind == "PNG":
+            metadata.check_png_pixels(parts)
+        turn, profile, frames = metadata.exif(parts)[0], metadata.profile(parts), _frames(parts)
         importlib.import_module(f"PIL.{_PLUGINS[kind]}")  # or Pillow would look through all its formats
         with Image.open(io.BytesIO(_stripped(kind, data, parts, frames > 1)), formats=(kind,)) as image:
             media.check_size(image.width, image.height, name)  # what is decoded is what was checked
             image = _seeked(image, frame, frames, name)
         if kind == "PNG":
             image = _mended(image, parts)
-        return _Opened(image, metadata.exif(parts)[0], metadata.profile(parts))
+        return _Opened(image, turn, profile)
 
 
 @contextmanager
@@ -292,7 +297,7 @@ def _frames(parts: Sequence[metadata.Part]) -> int:
 
 
 def _seeked(image: Image, frame: int | None, frames: int, name: str) -> Image:
-    """Return the picture that ``frame`` names, loaded; a caller's own image stays where it was."""
+    """Return the picture that ``frame`` names, loaded."""
     if frame is None and frames > 1:
         raise InputError(f"{name}: it is animated; name one of its {frames} pictures with frame, from 0.")
     if frame is not None and (
@@ -301,16 +306,12 @@ def _seeked(image: Image, frame: int | None, frames: int, name: str) -> Image:
         raise InputError(
             f"frame: {frame!r} is not a whole number from 0 to {frames - 1}, as {name} has them."
         )
-    if frame is None or frames == 1:
-        image.load()
-        return image
-    if (frame + 1) * image.width * image.height > MAX_FRAME_PIXELS:
-        raise InputError(f"frame: {frame} is too far into a picture of this size; save that one by itself.")
-    before = image.tell()
-    image.seek(frame)
-    found = image.copy()
-    image.seek(before)
-    return found
+    if frame:
+        if (frame + 1) * image.width * image.height > MAX_FRAME_PIXELS:
+            raise InputError(f"frame: {frame} is too far into a picture of this size; save it by itself.")
+        image.seek(frame)
+    image.load()
+    return image
 
 
 def _mended(image: Image, parts: Sequence[metadata.Part]) -> Image:
@@ -368,7 +369,7 @@ def _srgb(colours: Image, profile: bytes | None, name: str) -> Image:
             raise ValueError(f"it is for {space}, the picture is {colours.mode}")
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
         srgb = ImageCms.createProfile("sRGB")
-        found = ImageCms.profileToProfile(fitting, source, srgb, intent, "RGB", flags=_BLACK_POINT)
+        found = ImageCms.profileToProfile(fitting, source, srgb, intent, "RGB", flags=_FLAGS)
         assert found is not None  # it is None only for a change in place
         return found
     except Exception as error:  # littlecms's errors have no common base

@@ -13,7 +13,7 @@ Buffer = bytes | mmap.mmap
 Span = tuple[int, int]
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
-MAX_FIELDS = 2_000_000  # in one file; the graph of a large U-Net has a tenth of that
+MAX_FIELDS = 500_000  # in one file; the graph of a large U-Net has a tenth of that
 
 
 class Fault(ValueError):

@@ -37,7 +37,11 @@ def sigma_table32(products: Floats, zero_snr: bool) -> Floats:
 
 def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Floats:
     """Return ``steps`` sigmas from ``high`` down to ``low``: Karras et al. (2022), eq. 5."""
-    ramp = np.linspace(0, 1, steps)
+    return karras_at(np.linspace(0, 1, steps), low, high, rho)
+
+
+def karras_at(ramp: Floats, low: float, high: float, rho: float = 7.0) -> Floats:
+    """Return the sigmas of :func:`karras` at places between ``high`` (0) and ``low`` (1)."""
     sigmas: Floats = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
     return sigmas
 

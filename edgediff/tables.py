@@ -102,10 +102,10 @@ class Symbol:
         return self * -1.0
 
     def __sub__(self, other: Any) -> Symbol:
-        return self + -other
+        return self.__add__(-other)
 
     def __truediv__(self, divisor: Any) -> Symbol:
-        return self * (1.0 / divisor)
+        return self.__mul__(1.0 / divisor)
 
     def limited(self, limit: Limit) -> Symbol:
         """Record an operation that has a name."""

@@ -14,8 +14,10 @@ from typing import Any
 
 from edgediff.bundle import GraphSpec, TensorSpec
 from edgediff.errors import BundleError, CancelledError, EdgediffError, ResourceError
+from edgediff.onnx_scan import scan
 from edgediff.runtime import GraphInfo, Tensor
 from edgediff.runtimes import _ort_providers as providers
+from edgediff.runtimes._ort_files import open_session
 from edgediff.threads import available_threads
 
 _DTYPES = {
@@ -27,13 +29,20 @@ _DTYPES = {
 }
 
 
+_FOLDED = "optimization.constant_folding_max_output_size_in_bytes"
+
+
 def runtime() -> OnnxRuntime:
     """Return this runtime."""
     return OnnxRuntime()
 
 
 class OnnxRuntime:
-    """Loads ``.onnx`` files. Options: ``threads`` (default: the cores that this process may use)."""
+    """Loads ``.onnx`` files that :func:`edgediff.onnx_scan.scan` accepts.
+
+    Options: ``threads`` (default: the cores that this process may use); ``scan``, which is False only for
+    graphs that the caller made itself.
+    """
 
     def devices(self) -> Sequence[str]:
         """Return the devices for which this machine has a provider, ``cpu`` first."""
@@ -55,11 +64,18 @@ class OnnxRuntime:
         session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         # Inference waits on nothing else here: spinning threads only take the core from the caller.
         session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A few bytes of graph may ask for gigabytes at load; what is larger is computed when it is used.
+        session_options.add_session_config_entry(_FOLDED, str(256 << 20))
+        # Files are ONNX, as they were scanned, whatever other format their bytes might be read as.
+        session_options.add_session_config_entry("session.load_model_format", "ONNX")
         session_options.intra_op_num_threads = options.get("threads") or available_threads()
         arguments = providers.select(ort, device, session_options)
         began = time.perf_counter()
+        report = scan(file, spec) if options.get("scan") is not False else None
         try:
-            session = ort.InferenceSession(str(file), session_options, **arguments)
+            session = open_session(ort, file, report, session_options, arguments)
+        except EdgediffError:
+            raise
         except Exception as error:
             raise _translated(error, f"{file}: cannot be loaded on {device}") from error
         taken = session.get_providers()[0]
@@ -168,7 +184,8 @@ def _tensor(node: Any) -> TensorSpec:
 
 
 def _translated(error: Exception, what: str) -> EdgediffError:
-    text = " ".join(str(error).split())[:500]
+    # Names from the graph stand in it: they are shown, but they do not write on a terminal.
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split())[:500])
     if isinstance(error, MemoryError) or "bad_alloc" in text or "Failed to allocate memory" in text:
         return ResourceError(f"{what}: memory ran out ({text}); ask for a smaller size or batch.")
     return BundleError(f"{what} ({text}).")

@@ -72,11 +72,12 @@ def command(
 
     if (prompt is None) == (prompt_file is None):
         raise click.UsageError("Give a PROMPT, or --prompt-file.")
-    prompts = [prompt] if prompt_file is None else read_prompt_file(prompt_file)
+    prompts = [prompt] if prompt is not None else read_prompt_file(str(prompt_file))
     pipe = load(model, device=device, runtime=runtime, threads=threads)
     asked = tasks.checked(pipe.bundle, prompts, **_arguments(given))
-    files = media.checked_outputs(output, asked.call.batch, overwrite, size=asked.call.size)
+    files = media.checked_outputs(output, asked.call.batch, overwrite, size=_size(asked))
     sheet = None if grid_file is None else media.checked_output(grid_file, overwrite)
+    _say_what_is_lost(given["image"])
     progress = not quiet and not as_json and sys.stderr is not None and sys.stderr.isatty()
     x = None
     for step in pipe.walk(asked):
@@ -103,10 +104,25 @@ def command(
         raise CheckFailed(f"{files[0]}: {flat}; written all the same.")
 
 
+def _say_what_is_lost(image: str | None) -> None:
+    """Warn of marks of origin that the picture carries and that the result, a new picture, cannot."""
+    if image is None:
+        return
+    from edgediff.pictures import provenance
+
+    carried = provenance(image)
+    if carried is not None:
+        warnings.warn(
+            f"{image} says where it comes from ({carried}); the result is marked as made by a model from a "
+            "picture, but does not carry that on.",
+            stacklevel=2,
+        )
+
+
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
     """What was given, under the names that tasks take; the rest is left to their defaults."""
     names = {"steps": "num_inference_steps", "count": "num_images_per_prompt"}
-    found = {names.get(name, name): value for name, value in given.items() if value not in (None, False)}
+    found = {names.get(name, name): value for name, value in given.items() if value is not None and value is not False}
     of_pictures = {"strength", "fit", "background"} & found.keys()
     of_masks = {"mask_blur", "padding_mask_crop", "keep_unmasked"} & found.keys()
     for needed, options in (("image", of_pictures), ("mask_image", of_masks)):
@@ -116,6 +132,15 @@ def _arguments(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _size(asked: Any) -> tuple[int, int]:
+    """Width and height of the files to come: those of the original, where results are laid over it."""
+    original = getattr(asked, "original", None)
+    if original is not None:
+        height, width = original.pictures[0].shape[:2]
+        return width, height
+    return asked.call.size["width"], asked.call.size["height"]
+
+
 def _metadata(record: dict[str, Any], asked: Any, index: int, bare: bool) -> Any:
     """What goes into the file of one picture; the mark that says how it was made is always there."""
     from edgediff import metadata
@@ -123,7 +148,7 @@ def _metadata(record: dict[str, Any], asked: Any, index: int, bare: bool) -> Any
     parameters = None
     if not bare:
         parameters = {**record["parameters"], **_own(asked, index)}
-    return metadata.describe(parameters, composite=record["parameters"]["task"] != "text2image")
+    return metadata.describe(parameters, composite=asked.call.strength is not None)
 
 
 def _own(asked: Any, index: int) -> dict[str, Any]:
@@ -154,7 +179,7 @@ def _record(pipe: Any, asked: Any, files: list[Path], images: list[Any], seconds
         "sampler": call.solver.name,
         "prompt_syntax": call.syntax,
         "clip_skip": call.clip_skip,
-        "strength": None if call is asked else call.steps.strength,
+        "strength": call.strength,
         "height": images[0].height,
         "width": images[0].width,
         "model": pipe.bundle.origin.get("source"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import click
@@ -31,23 +32,23 @@ def command(
         click.echo(json.dumps(_facts(found)))
         return
     defaults, latents = found.defaults, found.latents
-    size = " x ".join(f"{v} {k}" for k, v in defaults.size.items())
+    extent = " x ".join(f"{v} {k}" for k, v in defaults.size.items())
     click.echo(f"{found.path}")
     click.echo(f"  family     {found.family} (format {found.format_version or 'none: no manifest'})")
     click.echo(
         f"  source     {found.origin.get('source')}, licence {found.origin.get('license') or 'not stated'}"
     )
     click.echo(f"  tasks      {', '.join(found.tasks) or 'not stated'}")
-    steps = f"{defaults.num_inference_steps} steps of {defaults.sampler or 'its own scheduler'}"
-    click.echo(f"  defaults   {steps}, guidance {defaults.guidance_scale:g}, {size}")
+    planned = f"{defaults.num_inference_steps} steps of {defaults.sampler or 'its own scheduler'}"
+    click.echo(f"  defaults   {planned}, guidance {defaults.guidance_scale:g}, {extent}")
     click.echo(f"  latents    {latents.channels} channels, scale {latents.scaling_factor:g}, "
                f"predicts {found.scheduler.get('prediction_type', 'epsilon')}")  # fmt: skip
     for role, graphs in found.components.items():
         for graph in graphs:
-            size_mb = (
+            megabytes = (
                 sum(found.files[n].bytes for n in (graph.file, *graph.weights) if n in found.files) / 1e6
             )
-            click.echo(f"  {role:<12} {graph.file} ({graph.precision}, {graph.profile}, {size_mb:.2f} MB)")
+            click.echo(f"  {role:<12} {graph.file} ({graph.precision}, {graph.profile}, {megabytes:.2f} MB)")
             for arrow, tensors in (("<-", graph.inputs), ("->", graph.outputs)):
                 for t in tensors:
                     click.echo(f"      {arrow} {t.name}: {t.dtype} [{', '.join(map(str, t.dims))}]")
@@ -91,7 +92,5 @@ def _table(found: Any, sampler: str | None, steps: int | None) -> str:
     defaults = found.defaults
     count = check.whole("steps", defaults.num_inference_steps if steps is None else steps, 1, check.MAX_STEPS)
     solver = samplers.find(found.scheduler, defaults.sampler if sampler is None else sampler)
-    tokens = 1
-    for value in check.latent_shape(found, 1, check.sizes(found, {}))[2:]:
-        tokens *= value
+    tokens = math.prod(check.latent_shape(found, 1, check.sizes(found, {}))[2:])
     return tables.dumps(tables.record(solver, solver.schedule(Request(count, tokens=tokens))))

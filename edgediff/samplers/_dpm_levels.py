@@ -25,6 +25,11 @@ _SHAPES = (
 )
 
 
+def shapes(config: Config) -> list[str]:
+    """Return the keys by which a configuration asks for sigmas of a shape of their own."""
+    return [key for key in _SHAPES if config.get(key)]
+
+
 def levels(config: Config, request: Request, table: Floats, always_round: bool = True) -> tuple[Floats, Floats]:
     """Return whole timesteps and their sigmas, noisiest first, without the last sigma.
 
@@ -34,12 +39,11 @@ def levels(config: Config, request: Request, table: Floats, always_round: bool =
     if request.sigmas is not None:
         raise InputError("sigmas: this sampler takes timesteps or a number of steps, not sigmas.")
     shift = _flow_shift(config, request)
-    shapes = [key for key in _SHAPES if config.get(key)]
-    if request.timesteps is not None and shapes:
-        raise InputError(f"timesteps: they cannot be combined with {shapes[0]}; drop one.")
     if request.timesteps is not None:
+        if shapes(config):
+            raise InputError(f"timesteps: they cannot be combined with {shapes(config)[0]}; drop one.")
         times = np.asarray(checked_timesteps(request.timesteps, len(table)))
-    elif shapes:
+    elif shapes(config):
         return _shaped(config, request.steps, table, shift, always_round)
     else:
         usable = int(np.sum(-np.log(table) >= config.get("lambda_min_clipped", -math.inf)))

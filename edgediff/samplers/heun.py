@@ -38,14 +38,12 @@ def sampler(config: Config) -> Sampler:
         for i, (here, there) in enumerate(schedule.hops):
             clean = clean_at(x, here)
             ratio = there.sigma / here.sigma
-            guess = ratio * x + (1 - ratio) * clean
-            if there.sigma == 0:
-                x = guess
-            else:
-                slope = (x - clean) / here.sigma
-                clean = clean_at(guess, there)
-                half = (there.sigma - here.sigma) / 2
-                x = x + half * slope + (half / there.sigma) * (guess - clean)
+            x = ratio * x + (1 - ratio) * clean
+            if there.sigma > 0:
+                # What the mean of both slopes, (x - clean) / sigma, adds to the slope at the first end; in
+                # this form nothing of the size of x cancels.
+                first, clean = clean, clean_at(x, there)
+                x = x + ((1 / ratio - 1) / 2) * (clean - first)
             yield Step(i, x, clean)
 
     return heun

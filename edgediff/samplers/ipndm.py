@@ -23,7 +23,7 @@ SUPPORTED = {"trained_betas": (None,)}
 
 
 def schedule(config: Config, request: Request) -> Schedule:
-    """Levels from pure noise to clean, sigma = sin(pi t / 2)^2; the network is told their angle, from 1 to 0."""
+    """Levels from pure noise to clean, sigma = sin(pi t / 2)^2; the network is told their angle, 1 to 0."""
     refuse(request, "timesteps", "sigmas")
     points = []
     for time in np.linspace(1, 0, request.steps + 1):

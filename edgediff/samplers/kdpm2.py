@@ -27,7 +27,7 @@ SUPPORTED = {"prediction_type": ("epsilon", "v_prediction")}
 
 
 def schedule(config: Config, request: Request) -> Schedule:
-    """Euler's schedule, with the timesteps of Karras sigmas rounded; the network is called between as well."""
+    """Euler's schedule, with the timesteps of Karras sigmas rounded; the network is called halfway too."""
     refuse(request, "timesteps", "sigmas")
     whole = euler.schedule({**euler.DEFAULTS, **config}, request)
     if not config["use_karras_sigmas"]:
@@ -43,15 +43,17 @@ def table_of(config: Config) -> Floats:
 
 def midpoint(denoise: Denoiser, x: Array, here: Point, sigma: float, table: Floats) -> tuple[Array, Array]:
     """Return the sample at ``sigma`` and the clean prediction used; one call if that is 0, else two."""
-    clean = denoise(x, here)
+    first = denoise(x, here)
+    whole = sigma / here.sigma
+    there = whole * x + (1 - whole) * first
     if sigma == 0:
-        return 0.0 * x + clean, clean
+        return there, first
     between = (here.sigma * sigma) ** 0.5
     half = Point(float(timestep_of(np.asarray([between]), table)[0]), 1.0, between)
     ratio = between / here.sigma
-    guess = ratio * x + (1 - ratio) * clean
-    clean = denoise(guess, half)
-    return x + ((sigma - here.sigma) / between) * (guess - clean), clean
+    clean = denoise(ratio * x + (1 - ratio) * first, half)
+    # x + (sigma - here.sigma) * the slope halfway; in this form nothing of the size of x cancels.
+    return there + ((1 - whole) / ratio) * (clean - first), clean
 
 
 def sampler(config: Config) -> Sampler:

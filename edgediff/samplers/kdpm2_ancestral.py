@@ -1,5 +1,8 @@
-"""DPM-Solver-2 with ancestral noise: :mod:`edgediff.samplers.kdpm2` goes down further than the target, and noise
-brings the sample back up, as in :mod:`edgediff.samplers.euler_ancestral`."""
+"""DPM-Solver-2 with ancestral noise.
+
+A step goes further down than its target, by the midpoint rule of :mod:`edgediff.samplers.kdpm2`, and noise
+brings it back up, as in :mod:`edgediff.samplers.euler_ancestral`.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from edgediff.noise import Noise
 from edgediff.sampler import Array, Denoiser, Sampler, Step
 from edgediff.samplers import unipc
 from edgediff.samplers._flow_levels import shifted
-from edgediff.samplers.unipc import Held, log_snr, split, points, quadrature, respaced_levels, stored_table
+from edgediff.samplers.unipc import Held, log_snr, points, quadrature, respaced_levels, split, stored_table
 from edgediff.schedule import Config, Point, Request, Schedule, alphas_cumprod, chained, spaced
 
 DEFAULTS = {
@@ -112,14 +112,14 @@ def _moved(
     tau = float(config["tau"]) if config["tau_start"] <= here.t <= config["tau_end"] else 0.0
     h = log_snr(there) - log_snr(here)
     rate = 1 + tau**2
-    places = [log_snr(at) - log_snr(there) for at, _ in held[: max(order, 2)]]
-    integrals = _integrals(places[:order], h, rate if by_data else -1.0)
+    places = [log_snr(at) - log_snr(there) for at, _ in held[:order]]  # fewer at the start
+    integrals = _integrals(places, h, rate if by_data else -1.0)
     if by_data:
         fade = math.exp(-(tau**2) * h)
         part, other_part = fade * there.sigma * here.alpha / here.sigma, fade * there.sigma
         spread = there.sigma * math.sqrt(-math.expm1(-2 * tau**2 * h))
         gain = rate * there.alpha
-        if order == 2:
+        if len(places) == 2:
             # The authors' modification for few steps, of the order of the error.
             extra = (h**2 / 2 - (h * rate + math.expm1(-rate * h)) / rate**2) / (places[0] - places[1])
             integrals = [integrals[0] + extra, integrals[1] - extra]

@@ -71,6 +71,7 @@ class Call:
     latents: Array | None
     resumed: bool
     steps: Steps
+    strength: float | None
     schedule: Schedule
     solver: Solver
 
@@ -155,17 +156,18 @@ def checked(
         check.whole("num_inference_steps", planned, 1, check.MAX_STEPS),
         None if timesteps is None else tuple(check.number("timesteps", t, -1e3, 1e9) for t in timesteps),
         None if sigmas is None else tuple(check.number("sigmas", s, 0, 1e9) for s in sigmas),
-        strength=1.0 if strength is None else check.strength(strength),
         tokens=int(np.prod(shape[2:])),
     )
     options = {} if eta is None else {"eta": check.number("eta", eta, 0, 1)}
     solver = samplers.find(bundle.scheduler, defaults.sampler if sampler is None else sampler, **options)
-    schedule = solver.schedule(steps)
-    check_points(solver, schedule)
-    if strength is not None and not (solver.name == "lcm" and bundle.guidance_embedding is not None):
+    if strength is not None and solver.name == "lcm" and bundle.guidance_embedding is not None:
         # A model distilled with guidance gets its grid laid out for the strength, as diffusers' own pipeline
-        # for such models does; every other one leaves the first hops out.
-        schedule = check.cut_by_strength(schedule, steps)
+        # for such models does; for every other one the first hops are left out.
+        schedule = solver.schedule(steps._replace(strength=check.strength(strength)))
+    else:
+        schedule = solver.schedule(steps)
+        schedule = schedule if strength is None else check.cut_by_strength(schedule, steps, strength)
+    check_points(solver, schedule)
     resumed = denoising_start is not None
     schedule = check.part_way(schedule, solver, denoising_start, denoising_end)
     if resumed and latents is None and strength is None:
@@ -188,6 +190,7 @@ def checked(
         latents=None if latents is None else check.start_latents(latents, shape),
         resumed=resumed,
         steps=steps,
+        strength=None if strength is None else float(strength),
         schedule=schedule,
         solver=solver,
     )

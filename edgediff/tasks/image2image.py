@@ -60,9 +60,8 @@ def request(
     check.encoder(bundle)
     height, width = arguments.pop("height", None), arguments.pop("width", None)
     pictures, size, _ = framing.framed(bundle, image, height, width, fit, background)
-    call = calls.checked(
-        bundle, prompt, strength=strength, height=size["height"], width=size["width"], **arguments
-    )
+    arguments["height"], arguments["width"] = size["height"], size["width"]
+    call = calls.checked(bundle, prompt, strength=strength, **arguments)
     framing.check_count("image", len(pictures), call.count)
     return Request(call, framing.signed(pictures))
 

@@ -27,6 +27,7 @@ from edgediff.tasks import framing, masks
 from edgediff.tasks import request as check
 from edgediff.tasks.call import Call, Shared
 from edgediff.tasks.image2image import noised, spread
+from edgediff.tasks.masks import Original
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Request:
     pictures: Array
     masks: Array
     strength: float
-    original: masks.Original | None
+    original: Original | None
 
     @property
     def seed(self) -> check.Seeds:
@@ -72,16 +73,15 @@ def request(
     if padding_mask_crop is None:
         pictures, size, own = framing.framed(bundle, image, height, width, fit, background)
         shown = masks.read(mask_image, own, fit, size, blur)
-        original = masks.Original(pictures, shown, None) if keep_unmasked else None
+        original = Original(pictures, shown, None) if keep_unmasked else None
         inner = shown
     else:
         pad = check.whole("padding_mask_crop", padding_mask_crop, 0, check.MAX_SIZE)
         size = check.sizes(bundle, {"height": height, "width": width})
         original = masks.original(image, mask_image, background, blur, size, pad)
         pictures, inner = original.cropped(size)
-    call = calls.checked(
-        bundle, prompt, strength=strength, height=size["height"], width=size["width"], **arguments
-    )
+    arguments["height"], arguments["width"] = size["height"], size["width"]
+    call = calls.checked(bundle, prompt, strength=strength, **arguments)
     framing.check_count("image", len(pictures), call.count)
     framing.check_count("mask_image", len(inner), call.count)
     hard = np.stack(inner)[:, None] >= 0.5

@@ -47,16 +47,17 @@ def strength(value: object) -> float:
     return found
 
 
-def cut_by_strength(schedule: Schedule, steps: Steps) -> Schedule:
+def cut_by_strength(schedule: Schedule, steps: Steps, share: object) -> Schedule:
     """Leave the first hops out, as diffusers does: of n steps, the last int(n * strength) are walked."""
+    found = strength(share)
     asked = steps.timesteps if steps.timesteps is not None else steps.sigmas
     count = steps.steps if asked is None else len(asked)
     count = min(count, len(schedule.hops))
-    walked = min(int(count * steps.strength), count)
+    walked = min(int(count * found), count)
     if walked < 1:
         raise InputError(
-            f"strength: {steps.strength:g} of {count} steps is none; ask for at least "
-            f"{math.ceil(1 / steps.strength)} steps, or for more strength."
+            f"strength: {found:g} of {count} steps is none; ask for at least "
+            f"{math.ceil(1 / found)} steps, or for more strength."
         )
     return schedule.cut(count - walked)
 

@@ -6,18 +6,17 @@ import colorsys
 import io
 import os
 import struct
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, WebPImagePlugin
 
 from edgediff import pictures
-from edgediff.errors import InputError
-from edgediff.pictures import SuspiciousInput, read_array, read_mask, read_picture, read_pictures
+from edgediff.errors import InputError, ResourceError
+from edgediff.pictures import SuspiciousInput, read_mask, read_picture
 
 FORMATS = ["PNG", "JPEG", "WEBP"]
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -59,10 +58,10 @@ def undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail whatever decodes pixels."""
 
     def fail(*_: object) -> None:
-        raise AssertionError("pixels were decoded")
+        pytest.fail("pixels were decoded")
 
-    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    monkeypatch.setattr(Image, "open", fail)
+    for owner in (ImageFile.ImageFile, WebPImagePlugin.WebPImageFile):
+        monkeypatch.setattr(owner, "load", fail)
 
 
 def refused(source: Any, says: str, **options: Any) -> None:
@@ -87,7 +86,7 @@ def test_formats(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"<html>", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0", b"8BPS\0\1", b"%PDF-1.7", b"MZ\x90\0", b"II*\0",
-     file(pixels(), "GIF"), file(pixels(), "BMP"), file(pixels(), "TIFF"), b"RIFF\0\0\0\0WAVEfmt ", SIGNATURE],
+     file(pixels(), "GIF"), file(pixels(), "BMP"), file(pixels(), "TIFF"), b"RIFF\0\0\0\0WAVE", SIGNATURE],
 )  # fmt: skip
 @pytest.mark.usefixtures("undecoded")
 def test_other_files(tmp_path: Path, content: bytes) -> None:
@@ -143,7 +142,8 @@ def webp_of(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(50_000, 40_000), (10_000, 10_000), (16_385, 8), (1, 1), (1, 16_384), (0, 8), (8, 7)]
+    ("width", "height"),
+    [(50_000, 40_000), (10_000, 10_000), (16_385, 8), (1, 1), (1, 16_384), (0, 8), (8, 7)],
 )
 @pytest.mark.usefixtures("undecoded")
 def test_sizes(width: int, height: int) -> None:
@@ -196,13 +196,12 @@ ONE = zlib.compress(bytes(1 << 20))
 @pytest.mark.usefixtures("undecoded")
 def test_texts_that_swell(chunks: list[bytes]) -> None:
     """F089"""
-    PngImagePlugin.PngImageFile.load = ImageFile.ImageFile.load  # type: ignore[method-assign]
-    refused(png(8, 8, 8, 2, bytes(192), *chunks), "larger than|over 1048576|more than 65536 parts|decoded")
+    refused(png(8, 8, 8, 2, bytes(192), *chunks), "larger than|over 1048576|more than 65536 parts")
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("orientation", [*range(10), 65535, "2"])
-def test_orientation(kind: str, orientation: Any) -> None:
+@pytest.mark.parametrize("orientation", [*range(10), 65535])
+def test_orientation(kind: str, orientation: int) -> None:
     """F090: against Pillow's own."""
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -214,58 +213,14 @@ def test_orientation(kind: str, orientation: Any) -> None:
     assert read_mask(content).shape == np.asarray(truth).shape[:2]
 
 
-def test_orientation_in_either_byte_order() -> None:
-    """F090"""
-    for order, mark in (("<", b"II*\0"), (">", b"MM\0*")):
-        fields = struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
-        found = read_picture(file(pixels(), "JPEG", exif=b"Exif\0\0" + mark + fields))
-        assert found.shape == (24, 16, 3)
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("seed", range(20))
-def test_corrupt_exif(seed: int) -> None:
-    """F090: treated as none, without a word."""
-    noise = np.random.RandomState(seed).bytes(200)
-    for block in (b"", b"II", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff" + noise, noise):
-        for kind in FORMATS:
-            content = file(smooth(), kind, exif=b"Exif\0\0" + block)
-            if struct.pack(">H", 0x0112) not in block:
-                assert np.array_equal(read_picture(content), read_picture(file(smooth(), kind)))
-            read_picture(content)
-
-
-def test_sixteen_bits() -> None:
-    """F091"""
-    ramp = np.linspace(0, 65535, 64 * 48).astype(">u2").reshape(64, 48)
-    truth = ramp.astype(np.float64) / 257
-    grey = read_picture(png(48, 64, 16, 0, ramp.tobytes()))
-    assert np.abs(grey - truth[..., None]).max() <= 0.5
-    for colour, channels in ((2, 3), (4, 2), (6, 4)):
-        wide = np.repeat(ramp[..., None], channels, 2)
-        if colour != 2:
-            wide[..., -1] = 65535
-        found = read_picture(png(48, 64, 16, colour, wide.tobytes()))
-        assert np.abs(found - truth[..., None]).max() < 1
-    assert np.array_equal(read_picture(Image.fromarray(ramp.astype(np.uint16))), grey)
-    assert np.array_equal(read_picture(ramp), grey)
-    assert np.abs(read_array(ramp) - ramp.astype(np.float64)[..., None] / 65535).max() < 1e-7
-
-
 def truths() -> dict[str, tuple[Any, Any]]:
     """Images by mode with the RGB that they mean, by formula."""
     rgb, four = pixels(), pixels(channels=4).astype(np.float64)
     grey = rgb[..., 0]
     cmyk = (255 - four[..., :3]) * (255 - four[..., 3:]) / 255
     y, cb, cr = (rgb[..., i].astype(np.float64) for i in range(3))
-    ycc = np.stack(
-        [
-            y + 1.402 * (cr - 128),
-            y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128),
-            y + 1.772 * (cb - 128),
-        ],
-        -1,
-    )
+    green = y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128)
+    ycc = np.stack([y + 1.402 * (cr - 128), green, y + 1.772 * (cb - 128)], -1)
     hsv = [colorsys.hsv_to_rgb(*(p / 255)) for p in rgb.reshape(-1, 3).astype(np.float64)]
     palette = Image.fromarray(grey % 8, "P")
     palette.putpalette(bytes(range(0, 240, 10)))
@@ -289,7 +244,9 @@ def truths() -> dict[str, tuple[Any, Any]]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "PA", "RGBX", "RGBa", "La"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "PA", "RGBX", "RGBa", "La"]
+)
 def test_modes(mode: str) -> None:
     """F092"""
     image, truth = truths()[mode]
@@ -304,3 +261,124 @@ def test_modes(mode: str) -> None:
 def test_modes_without_a_range(mode: str) -> None:
     """F092"""
     refused(Image.new(mode, (16, 16)), f"mode {mode}")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "sparse", "missing", "nul", "empty name", "long", "url"])
+def test_no_regular_files(tmp_path: Path, kind: str) -> None:
+    """F099: refused at once, without a word from whoever writes the pipe."""
+    path: Any = tmp_path / "a.png"
+    if kind == "fifo":
+        getattr(os, "mkfifo", lambda _: pytest.skip("no pipes here"))(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "sparse":
+        with path.open("wb") as stream:
+            stream.truncate(10 << 30)
+    path = {"nul": "a\0b.png", "empty name": "", "long": "x" * 5000, "url": "https://example.org/a.png"}.get(
+        kind, path
+    )
+    refused(path, "no regular file|bytes are more|cannot be read")
+    refused(str(path), "no regular file|bytes are more|cannot be read")
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/stdin", "/proc/self/mem"])
+def test_devices(device: str) -> None:
+    """F099"""
+    if not Path(device).exists():
+        pytest.skip("no such device here")
+    refused(device, "no regular file|cannot be read|is empty|give a PNG")
+
+
+def test_too_many_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """F099"""
+    content = file(pixels())
+    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", len(content) - 1)
+    (tmp_path / "a.png").write_bytes(content)
+    for source in (content, memoryview(content), tmp_path / "a.png"):
+        refused(source, "bytes are more than")
+
+
+@pytest.mark.parametrize("source", [None, 7, object(), [[1]], io.BytesIO()])
+def test_other_things(source: Any) -> None:
+    refused(source, "found .*give a path, bytes, a PIL image or a NumPy array")
+
+
+def mask_refused(source: Any, says: str, **options: Any) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        read_mask(source, **options)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("mask_image: ")
+
+
+def test_previews_are_no_frames() -> None:
+    """F094: some cameras put more pictures behind the first; only that one is it."""
+    content = file(smooth(), "MPO", save_all=True, append_images=[Image.fromarray(pixels())])
+    assert np.abs(read_picture(content).astype(int) - smooth()).mean() < 3
+    assert read_picture(content, frame=0).shape == smooth().shape
+
+
+def test_masks() -> None:
+    """F096: white is drawn anew, grey stays grey, and every form says the same."""
+    grey = pixels(channels=1)[..., 0]
+    truth = grey.astype(np.float32) / np.float32(255)
+    three = np.repeat(grey[..., None], 3, 2)
+    for form in (grey, grey[..., None], file(grey), Image.fromarray(grey), three, file(three), truth):
+        found = read_mask(form, size=(16, 24))
+        assert (found.dtype, found.shape) == (np.float32, (16, 24))
+        assert np.array_equal(found, truth)
+    for bits in (grey > 127, Image.fromarray(grey > 127)):
+        assert np.array_equal(read_mask(bits), (grey > 127).astype(np.float32))
+    assert np.abs(read_mask(grey.astype(np.uint16) * 257) - truth).max() < 1e-6
+    luminance = pixels() @ np.array([0.299, 0.587, 0.114]) / 255
+    assert np.abs(read_mask(pixels()) - luminance).max() < 1e-6
+    assert np.abs(read_mask(file(pixels())) - luminance).max() < 1e-6
+
+
+def test_masks_of_transparency() -> None:
+    """F093, F096: the alpha channel is a mask only when it is asked for; opaque is drawn anew."""
+    four = pixels(channels=4)
+    for form in (four, file(four), Image.fromarray(four), four / 255):
+        mask_refused(form, "partly transparent")
+        assert np.abs(read_mask(form, from_alpha=True) - four[..., 3] / 255).max() < 1e-6
+    mask_refused(pixels(), "no alpha channel", from_alpha=True)
+    four[..., 3] = 255
+    assert np.array_equal(read_mask(four), read_mask(pixels()))
+
+
+def test_masks_that_cannot_be_meant() -> None:
+    """F096"""
+    with pytest.warns(SuspiciousInput, match="mask_image: it is all black, so nothing"):
+        assert not read_mask(np.zeros((16, 24), bool)).any()
+    with pytest.warns(SuspiciousInput, match="all white, so everything"):
+        assert read_mask(file(np.full((16, 24), 255, np.uint8))).all()
+    mask_refused(pixels(channels=1), "24x16 is not its picture's size, 16x24", size=(24, 16))
+    mask_refused(np.full((16, 24), 1.5), "from 1.5 to 1.5")
+    mask_refused(pixels()[..., :2], "shape")
+    refused(np.zeros((16, 24), bool), "array of bool")
+    with pytest.raises(InputError, match="my mask"):
+        read_mask(b"", name="my mask")
+
+
+def test_damage_anywhere() -> None:
+    """Whatever is wrong in a file is an error of ours or a picture, and never anything else."""
+    random = np.random.RandomState(1)
+    for kind in FORMATS:
+        content = file(smooth(), kind, exif=b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0")
+        for _ in range(200):
+            damaged = bytearray(content)
+            for at in random.randint(0, len(content), 3):
+                damaged[at] = random.randint(256)
+            try:
+                assert read_picture(bytes(damaged), background="white", frame=0).dtype == np.uint8
+            except InputError as error:
+                assert "\n" not in str(error)
+
+
+def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    content = file(pixels())
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(ResourceError, match="memory is too short"):
+        read_picture(content)
