@@ -174,33 +174,35 @@ class Bundle:
         chosen = names if verify else tuple(n for n in names if links.is_link(self.path / n, n))
         return {**links.receipts([self.path / name for name in names]), **self.verify(chosen)}
 
-    def admit_tokenizer(self, verify: bool = True) -> None:
-        """Compare the files beside the tokenizer with the manifest as :meth:`admit` does.
+    def admit_tokenizer(self, verify: bool = True) -> dict[Path, Receipt]:
+        """Do for the files beside the tokenizer what :meth:`admit` does for those of a graph.
 
         Raises:
             IntegrityError: a file is missing or its bytes differ.
             BundleError: a file that the tokenizer would read is not listed.
         """
         if self.text is None or not self.files:
-            return
+            return {}
         folder = self.text.tokenizer.rpartition("/")[0]
         self._refuse_unlisted({folder}, TOKENIZER_FILES)
         names = [name for name in self.files if name.rpartition("/")[0] == folder]
-        self.verify(tuple(n for n in names if verify or links.is_link(self.path / n, n)))
+        return self.verify(tuple(n for n in names if verify or links.is_link(self.path / n, n)))
 
     def _refuse_unlisted(self, folders: set[str], only: frozenset[str] | None = None) -> None:
+        listed = {name.lower() for name in self.files}  # one file, however a system spells it
         for folder in sorted(folders):
             for file in sorted((self.path / folder).glob("*")):
-                listed = f"{folder}/{file.name}" if folder else file.name
-                told = file.name in only if only is not None else not file.name.startswith(".")
-                if told and listed not in self.files and not file.is_dir():
+                name = file.name.lower()
+                told = name in only if only is not None else not name.startswith(".")
+                place = f"{folder.lower()}/{name}" if folder else name
+                if told and place not in listed and not file.is_dir():
                     raise BundleError(
                         f"{file}: the manifest does not list it; remove it or export the bundle again."
                     )
 
 
 # Objects that may hold anything.
-OPEN_ENDED = ("origin", "model.scheduler", "measured", "quality")
+OPEN_ENDED = ("origin", "model.scheduler", "measured", "quality", "tables")
 
 
 def _parse(folder: Path, value: Any) -> Bundle:
@@ -216,6 +218,7 @@ def _parse(folder: Path, value: Any) -> Bundle:
             origin.text(key)
     for key in ("measured", "quality"):
         root.maybe(key)
+    root.anything("tables")  # for programs without these samplers
     model = root.at("model")
     parts = root.items("components")
     components = {role: _graphs(part) for role, part in parts}
@@ -247,12 +250,13 @@ def _parse(folder: Path, value: Any) -> Bundle:
 
 
 def _warn_of_unknown(root: Fields) -> None:
-    found = [ascii(place.removeprefix(f"{root.where}."))[1:61] for place in root.unknown(OPEN_ENDED)]
+    unknown = (place.removeprefix(f"{root.where}.") for place in root.unknown(OPEN_ENDED))
+    found = [ascii(place)[1:-1][:60] for place in unknown]
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         warnings.warn(
-            f"{root.where}: {', '.join(found[:5])}{more}: unknown to this edgediff and ignored; upgrade it if "
-            "the result is not what you expect.",
+            f"{root.where}: {', '.join(found[:5])}{more}: unknown to this edgediff and ignored; upgrade it "
+            "if they matter.",
             manifest.UnknownField,
             stacklevel=4,  # whoever opened the bundle
         )

@@ -130,10 +130,10 @@ def per_255(pixels: Bytes) -> Unit:
 
 def colour(value: object) -> Bytes | None:
     """Return a background as three bytes, None for none."""
-    from PIL import ImageColor
-
     found: tuple[Any, ...] = tuple(value) if isinstance(value, (tuple, list)) else ()
     if isinstance(value, str):
+        from PIL import ImageColor
+
         try:
             found = ImageColor.getrgb(value)
         except ValueError:

@@ -118,8 +118,10 @@ class Parts:
             if text is None:
                 raise InputError(f"{self.bundle.path}: this bundle reads no text.")
             began = time.perf_counter()
-            self.bundle.admit_tokenizer(self._verify)
-            self._tokenizer = Tokenizer((self.bundle.path / text.tokenizer).parent, text.length)
+            receipts = self.bundle.admit_tokenizer(self._verify)
+            tokenizer = Tokenizer((self.bundle.path / text.tokenizer).parent, text.length)
+            links.check_same(receipts)
+            self._tokenizer = tokenizer
             self._count("load", began)
         return self._tokenizer
 

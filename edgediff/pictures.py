@@ -90,15 +90,15 @@ def read_array(source: Any, *, name: str = "image", background: Any = None, fram
 
 def read_pictures(
     source: Any, *, name: str = "image", background: Any = None, frame: int | None = None
-) -> list[Bytes]:
-    """Return 1 to 64 pictures: of a list, of an array (B, H, W, C), or the one that anything else is."""
+) -> list[Unit]:
+    """Return 1 to 64 pictures in [0, 1]: a list's, an array's (B, H, W, C), or the one that all else is."""
     if not isinstance(source, (list, tuple)) and not (isinstance(source, np.ndarray) and source.ndim == 4):
-        return [read_picture(source, name=name, background=background, frame=frame)]
+        return [read_array(source, name=name, background=background, frame=frame)]
     if not 1 <= len(source) <= MAX_PICTURES:
         raise InputError(f"{name}: found {len(source)} pictures; give 1 to {MAX_PICTURES}.")
     names = [f"{name}[{i}]" for i in range(len(source))]
     given = zip(source, names, strict=True)
-    return [read_picture(one, name=label, background=background, frame=frame) for one, label in given]
+    return [read_array(one, name=label, background=background, frame=frame) for one, label in given]
 
 
 def read_mask(
@@ -326,7 +326,7 @@ def _mended(image: Image, parts: Sequence[metadata.Part]) -> Image:
             raise ValueError("it uses colours that its palette lacks")
     elif key and colour == 2 and depth == 16:
         raise ValueError("of 16-bit colours none can be transparent here")
-    elif key and depth in (2, 4):  # the key counts in steps of the file, the pixels were widened
+    elif key and depth < 8:  # the key counts in steps of the file, the pixels were widened
         image.info["transparency"] = int.from_bytes(key[:2], "big") * 255 // ((1 << depth) - 1)
     if image.mode == "I":  # older versions of Pillow read 16 bits so
         transparent = image.info

@@ -53,7 +53,7 @@ def endless() -> bytes:
     return model([node], inputs, [value("y", [64, 64])], matrix=matrix)
 
 
-def text2image(slow_rounds: int = 0) -> dict[str, bytes]:
+def text2image(slow: bool = False) -> dict[str, bytes]:
     """Return the graphs of :data:`tests.tiny.COMPONENTS`; the denoiser may be made to take very long."""
     draw = np.random.RandomState(1).standard_normal
     vocab, _ = tiny.vocabulary()
@@ -74,11 +74,11 @@ def text2image(slow_rounds: int = 0) -> dict[str, bytes]:
         helper.make_node("Add", ["shifted", "time"], ["out_sample"]),
     ]
     weights: dict[str, Any] = {"last": np.int64([3]), "small": np.float32(1e-3)}
-    if slow_rounds:
-        nodes = [*_delay(slow_rounds), *nodes]
+    if slow:
+        nodes = [*_delay(), *nodes]
         nodes[-1] = helper.make_node("Add", ["shifted_more", "time"], ["out_sample"])
         nodes.insert(-1, helper.make_node("Add", ["shifted", "nothing"], ["shifted_more"]))
-        weights |= {"count": np.int64(slow_rounds), "zero": np.float32(0)}
+        weights |= {"large": np.int64([1024, 1024]), "zero": np.float32(0)}
     denoiser = model(
         nodes,
         [value("sample", latent), value("timestep", []), value("encoder_hidden_states", hidden)],
@@ -94,18 +94,15 @@ def text2image(slow_rounds: int = 0) -> dict[str, bytes]:
     return {"text_encoder": text, "denoiser": denoiser, "decoder": decoder}
 
 
-def _delay(rounds: int) -> list[Any]:
-    """Nodes that count to ``rounds`` and give ``nothing`` = 0."""
-    del rounds
-    body = helper.make_graph(
-        [
-            helper.make_node("Sin", ["carried"], ["next"]),
-            helper.make_node("Identity", ["go"], ["go_on"]),
-        ],
-        "body",
-        [value("round", [], INT64), value("go", [], BOOL), value("carried", [])],
-        [value("go_on", [], BOOL), value("next", [])],
-    )
-    seed = helper.make_node("ReduceMean", ["sample"], ["average"], keepdims=0)
-    loop = helper.make_node("Loop", ["count", "", "average"], ["late"], body=body)
-    return [seed, loop, helper.make_node("Mul", ["late", "zero"], ["nothing"])]
+def _delay(products: int = 2000) -> list[Any]:
+    """Nodes that multiply large matrices for a minute and more, and give ``nothing`` = 0. No loop: a bundle's
+    graph may not have one."""
+    nodes = [
+        helper.make_node("ReduceMean", ["sample"], ["average"], keepdims=0),
+        helper.make_node("Expand", ["average", "large"], ["late_0"]),
+    ]
+    for i in range(products):
+        nodes.append(helper.make_node("MatMul", [f"late_{i}", f"late_{i}"], [f"product_{i}"]))
+        nodes.append(helper.make_node("Tanh", [f"product_{i}"], [f"late_{i + 1}"]))
+    last = helper.make_node("ReduceMean", [f"late_{products}"], ["late"], keepdims=0)
+    return [*nodes, last, helper.make_node("Mul", ["late", "zero"], ["nothing"])]

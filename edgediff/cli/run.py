@@ -122,7 +122,11 @@ def _say_what_is_lost(image: str | None) -> None:
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
     """What was given, under the names that tasks take; the rest is left to their defaults."""
     names = {"steps": "num_inference_steps", "count": "num_images_per_prompt"}
-    found = {names.get(name, name): value for name, value in given.items() if value is not None and value is not False}
+    found = {
+        names.get(name, name): value
+        for name, value in given.items()
+        if value is not None and value is not False
+    }
     of_pictures = {"strength", "fit", "background"} & found.keys()
     of_masks = {"mask_blur", "padding_mask_crop", "keep_unmasked"} & found.keys()
     for needed, options in (("image", of_pictures), ("mask_image", of_masks)):
@@ -133,12 +137,12 @@ def _arguments(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _size(asked: Any) -> tuple[int, int]:
-    """Width and height of the files to come: those of the original, where results are laid over it."""
+    """Height and width of the files to come: those of the original, where results are laid over it."""
     original = getattr(asked, "original", None)
     if original is not None:
         height, width = original.pictures[0].shape[:2]
-        return width, height
-    return asked.call.size["width"], asked.call.size["height"]
+        return height, width
+    return asked.call.size["height"], asked.call.size["width"]
 
 
 def _metadata(record: dict[str, Any], asked: Any, index: int, bare: bool) -> Any:

@@ -15,9 +15,7 @@ import click
 @click.option("--sampler", help="With --table: another sampler than the bundle's.")
 @click.option("--steps", type=int, help="With --table: another number of steps than the bundle's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def command(
-    bundle: str | None, table: bool, sampler: str | None, steps: int | None, as_json: bool
-) -> None:
+def command(bundle: str | None, table: bool, sampler: str | None, steps: int | None, as_json: bool) -> None:
     """Print what BUNDLE (the embedded model unless given) holds: facts, defaults, graphs and files."""
     from edgediff.bundle import Bundle
     from edgediff.pipeline import EMBEDDED

@@ -23,6 +23,7 @@ from edgediff.schedule import Request as Steps
 from edgediff.schedule import Schedule
 from edgediff.tasks import request as check
 
+
 class Shared(TypedDict, total=False):
     """Arguments that all tasks take; :meth:`edgediff.Pipeline.__call__` says what each means."""
 
@@ -147,7 +148,9 @@ def checked(
         negative_prompt, negative_prompt_embeds, embeds, count, guided, bundle.guidance_embedding is not None
     )
     if prompt_syntax not in embeddings.SYNTAXES:
-        raise InputError(f"prompt_syntax: {prompt_syntax!r} is unknown; use {' or '.join(embeddings.SYNTAXES)}.")
+        raise InputError(
+            f"prompt_syntax: {prompt_syntax!r} is unknown; use {' or '.join(embeddings.SYNTAXES)}."
+        )
     check.chosen_steps(num_inference_steps, timesteps, sigmas)
     size = check.sizes(bundle, {"height": height, "width": width})
     shape = check.latent_shape(bundle, batch, size)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgediff.bundle import Bundle
 from edgediff.errors import InputError
+from edgediff.media import per_255, to_bytes
 from edgediff.pictures import read_pictures
 from edgediff.sampler import Array
 from edgediff.tasks import request as check
@@ -17,7 +17,6 @@ from edgediff.tasks import request as check
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Bytes = NDArray[np.uint8]
 FITS = ("resize", "crop", "fill")
 """Ways to another size: squeeze; keep the shape and cut what is over; keep the shape and repeat the edge."""
 
@@ -29,8 +28,8 @@ def framed(
     width: int | None,
     fit: str | None,
     background: Any,
-) -> tuple[list[Bytes], dict[str, int], tuple[int, int]]:
-    """Read pictures; return them at the size to draw, (H, W, 3), that size by axis, and the first one's own.
+) -> tuple[list[Array], dict[str, int], tuple[int, int]]:
+    """Read pictures; return them in [0, 1] at the size to draw, that size by axis, and the first one's own.
 
     Without ``height`` and ``width`` the first picture's size is drawn. A picture of any other size, or a size
     that the model cannot draw, is an error unless ``fit`` says how to get there.
@@ -64,17 +63,17 @@ def _wanted(bundle: Bundle, axis: str, asked: dict[str, int | None], own: dict[s
     return max(factor, round(own[axis] / factor) * factor) if value is None else value
 
 
-def fitted(picture: Bytes, size: dict[str, int], fit: str | None) -> Bytes:
-    """Return a picture of ``size``; Lanczos where pixels are made anew."""
+def fitted(picture: Array, size: dict[str, int], fit: str | None) -> Array:
+    """Return a picture or a mask in [0, 1] at ``size``; Lanczos, of 8 bits, where pixels are made anew."""
     height, width = size["height"], size["width"]
     if picture.shape[:2] == (height, width):
         return picture
     from PIL import Image
 
-    source = Image.fromarray(picture)
+    source = Image.fromarray(to_bytes(picture))
     if fit == "resize":
-        return np.asarray(source.resize((width, height), Image.Resampling.LANCZOS))
-    return np.asarray(placed(source, width, height, cover=fit == "crop"))
+        return per_255(np.asarray(source.resize((width, height), Image.Resampling.LANCZOS)))
+    return per_255(np.asarray(placed(source, width, height, cover=fit == "crop")))
 
 
 def placed(source: Image, width: int, height: int, cover: bool) -> Image:
@@ -102,10 +101,9 @@ def placed(source: Image, width: int, height: int, cover: bool) -> Image:
     return Image.fromarray(canvas)
 
 
-def signed(pictures: Sequence[Bytes]) -> Array:
+def signed(pictures: Sequence[Array]) -> Array:
     """Return pictures as the encoder reads them: [-1, 1], shape (B, 3, H, W)."""
-    stacked = np.stack(pictures).astype(np.float32) / np.float32(255)
-    return np.ascontiguousarray((2 * stacked - 1).transpose(0, 3, 1, 2))
+    return np.ascontiguousarray((2 * np.stack(pictures) - 1).transpose(0, 3, 1, 2))
 
 
 def check_count(name: str, pictures: int, prompts: int) -> None:

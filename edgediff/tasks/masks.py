@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgediff.errors import InputError
+from edgediff.media import per_255, to_bytes
 from edgediff.pictures import read_mask, read_pictures
 from edgediff.tasks import framing
 
 Mask = NDArray[np.float32]
+"""(H, W) in [0, 1]."""
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom."""
 
@@ -29,15 +31,7 @@ def read(
     if not given:
         raise InputError("mask_image: an empty list was given; give one mask, or one for each prompt.")
     found = [read_mask(one, size=own, name="mask_image") for one in given]
-    return [_unit(framing.fitted(_bytes(_blurred(mask, blur)), size, fit)) for mask in found]
-
-
-def _bytes(mask: Mask) -> NDArray[np.uint8]:
-    return np.rint(mask * 255).astype(np.uint8)
-
-
-def _unit(mask: NDArray[np.uint8]) -> Mask:
-    return mask.astype(np.float32) / np.float32(255)
+    return [framing.fitted(_blurred(mask, blur), size, fit) for mask in found]
 
 
 def _blurred(mask: Mask, radius: float) -> Mask:
@@ -45,31 +39,31 @@ def _blurred(mask: Mask, radius: float) -> Mask:
         return mask
     from PIL import Image, ImageFilter
 
-    return _unit(np.asarray(Image.fromarray(_bytes(mask)).filter(ImageFilter.GaussianBlur(radius))))
+    blurred = Image.fromarray(to_bytes(mask)).filter(ImageFilter.GaussianBlur(radius))
+    return per_255(np.asarray(blurred))
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
     """Pictures and masks as they were given; ``box`` is the region that is drawn, where it is not all."""
 
-    pictures: list[framing.Bytes]
+    pictures: list[NDArray[np.float32]]
     masks: list[Mask]
     box: Box | None
 
-    def cropped(self, size: dict[str, int]) -> tuple[list[framing.Bytes], list[Mask]]:
+    def cropped(self, size: dict[str, int]) -> tuple[list[NDArray[np.float32]], list[Mask]]:
         """Return the region of each picture and mask, scaled to ``size``."""
         assert self.box is not None
         left, top, right, bottom = self.box
         pictures = [framing.fitted(p[top:bottom, left:right], size, "fill") for p in self.pictures]
-        inner = [_bytes(m[top:bottom, left:right]) for m in self.masks]
-        return pictures, [_unit(framing.fitted(m, size, "fill")) for m in inner]
+        return pictures, [framing.fitted(m[top:bottom, left:right], size, "fill") for m in self.masks]
 
     def under(self, results: NDArray[np.float32]) -> NDArray[np.float32]:
         """Lay results in [0, 1], (B, h, w, 3), over the originals: what is masked 0 stays to the bit."""
         per_picture = len(results) // len(self.pictures)
         done = []
         for i, result in enumerate(results):
-            original = self.pictures[i // per_picture].astype(np.float32) / np.float32(255)
+            original = self.pictures[i // per_picture]
             mask = self.masks[(i // per_picture) % len(self.masks)][..., None]
             done.append(original + mask * (self._whole(result, original) - original))
         return np.stack(done)
@@ -80,9 +74,8 @@ class Original:
             return result
         left, top, right, bottom = self.box
         size = {"height": bottom - top, "width": right - left}
-        small = framing.fitted(np.rint(result * 255).astype(np.uint8), size, "crop")
         whole = original.copy()
-        whole[top:bottom, left:right] = small.astype(np.float32) / np.float32(255)
+        whole[top:bottom, left:right] = framing.fitted(result, size, "crop")
         return whole
 
 

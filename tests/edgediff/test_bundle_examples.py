@@ -130,7 +130,7 @@ def test_every_stated_field_is_read_the_same(name: str, tmp_path: Path) -> None:
                 loads = False
             except BundleError as error:
                 # Comparisons between fields are the loader's own.
-                if "listed" in str(error) or "a factor for each" in str(error):
+                if any(w in str(error) for w in ("listed", "a factor for each", "contradicts")):
                     continue
                 loads = False
             if loads != VALIDATOR.is_valid(changed):

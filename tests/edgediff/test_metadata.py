@@ -20,9 +20,7 @@ from edgediff import __version__, media
 from edgediff.errors import InputError
 from edgediff.metadata import COMPOSITE, DRAWN, MAX_TEXT_BYTES, Metadata, describe, read_metadata
 from edgediff.pictures import SuspiciousInput, provenance, read_mask, read_picture
-from tests.edgediff.test_pictures_in import FORMATS, chunk, file, pixels, png, smooth, undecoded
-
-__all__ = ["undecoded"]  # a fixture
+from tests.edgediff.test_pictures_in import FORMATS, chunk, file, pixels, png, smooth
 
 GIVEN = {
     "prompt": "a cat", "negative_prompt": None, "seed": 4294967295, "num_inference_steps": 20,

@@ -176,7 +176,7 @@ def test_heun_calls_the_network_twice_per_hop_but_the_last() -> None:
 
     solver = samplers.find({"_class_name": HEUN, "shift": 3.0})
     steps = list(solver.sampler(denoise, start(), solver.schedule(Request(5)), TorchNoise(0)))
-    scheduler = diffusers.FlowMatchHeunDiscreteScheduler(shift=3.0)
+    scheduler = getattr(diffusers, HEUN)(shift=3.0)
     scheduler.set_timesteps(5)
     assert len(steps) == 5 and len(told) == 9
     assert np.allclose(told, scheduler.timesteps.numpy(), rtol=1e-6)
@@ -225,7 +225,7 @@ def test_new_noise_keeps_the_distribution(name: str) -> None:
         return flow_end(x, at, Point(0.0, 1.0, 0.0))
 
     x = schedule.start * noise.draw((1, 20000))
-    steps = list(solver.sampler(carried, x, schedule, noise))  # type: ignore[arg-type]
+    steps = list(solver.sampler(carried, x, schedule, noise))
     for step, (_, there) in zip(steps, schedule.hops, strict=True):
         assert abs(float(step.clean.mean()) - MEAN) < 0.02 and abs(float(step.clean.std()) - SPREAD) < 0.02
         assert abs(float(step.x.mean()) - there.alpha * MEAN) < 0.02
@@ -248,7 +248,7 @@ def scm_off(config: dict[str, Any], request: Request, skipped: int = 0, **given:
     import torch
 
     deviation = config.get("sigma_data", 0.5)
-    scheduler = diffusers.SCMScheduler(sigma_data=deviation)
+    scheduler = getattr(diffusers, SCM)(sigma_data=deviation)
     scheduler.set_timesteps(**given)
     scheduler.set_begin_index(skipped)
     solver = samplers.find({**scheduler.config, "_class_name": SCM}, **config)
@@ -277,8 +277,9 @@ def test_scm(config: dict[str, Any], steps: int, given: dict[str, Any]) -> None:
 
 def test_scm_with_its_own_angles() -> None:
     angles = [1.5, 1.2, 0.7, 0.0]
-    given = {"num_inference_steps": 3, "timesteps": angles, "max_timesteps": None}
-    assert scm_off({}, Request(3, timesteps=tuple(angles)), **given, intermediate_timesteps=None) < 1e-5
+    given: dict[str, Any] = {"num_inference_steps": 3, "timesteps": angles}
+    given |= {"max_timesteps": None, "intermediate_timesteps": None}
+    assert scm_off({}, Request(3, timesteps=tuple(angles)), **given) < 1e-5
 
 
 def test_scm_start_is_of_the_datas_deviation() -> None:

@@ -41,7 +41,7 @@ def test_predictions_and_spacings(prediction: str, spacing: str) -> None:
     for (predictor, corrector), steps in itertools.product(((1, 1), (2, 2), (1, 2), (2, 1)), STEPS):
         orders = {"predictor_order": predictor, "corrector_order": corrector}
         assert compare(NAME, {**config, **orders}, steps) < 1e-5, (orders, steps)
-        if prediction == "epsilon" or steps > 2:
+        if prediction == "epsilon":
             assert compare(NAME, {**config, **orders, **NOISE}, steps) < 1e-5, (orders, steps)
 
 
@@ -49,11 +49,12 @@ def test_predictions_and_spacings(prediction: str, spacing: str) -> None:
     ("algorithm", "prediction"), list(itertools.product(({}, NOISE), PREDICTIONS)), ids=str
 )
 def test_where_float32_is_not_enough_for_diffusers(algorithm: dict[str, Any], prediction: str) -> None:
-    """Its integrals cancel from order 3 on (up to 1e-2 off at order 4), and so does its start from noise
-    predictions in one or two steps; its formulas in float64 agree with ours."""
+    """Its integrals cancel from order 3 on (up to 1e-2 off at order 4), and so do its noise predictions where
+    the network gives something else; its formulas in float64 agree with ours."""
     config = {**BASE, **algorithm, "prediction_type": prediction}
+    high, low = ((3, 3), (4, 4), (3, 4), (1, 4)), ((1, 1), (2, 2), (2, 1))
     for (predictor, corrector), steps in itertools.product(
-        ((3, 3), (4, 4), (3, 4), (1, 4)), (1, 2, 7, 20, 30)
+        high + (low if algorithm else ()), (1, 2, 7, 20, 30)
     ):
         orders = {"predictor_order": predictor, "corrector_order": corrector}
         single, double = off(NAME, {**config, **orders}, steps)
@@ -69,7 +70,6 @@ OPTIONS: list[dict[str, Any]] = [
     {"use_karras_sigmas": True},
     {"use_karras_sigmas": True, **NOISE},
     {"use_exponential_sigmas": True},
-    {"use_exponential_sigmas": True, **NOISE, "lower_order_final": False},
     {"use_beta_sigmas": True, **V},
     {"lower_order_final": False},
     {"lower_order_final": False, "use_karras_sigmas": True},
@@ -90,14 +90,19 @@ def test_options(extra: dict[str, Any]) -> None:
         assert compare(NAME, {**BASE, **extra}, steps) < 1e-5, steps
 
 
-def test_the_rest_of_the_options_in_float64() -> None:
-    for extra in (
-        {"use_beta_sigmas": True},
-        {"use_beta_sigmas": True, **NOISE},
-        {"use_flow_sigmas": True, **NOISE},
-    ):
-        for steps in STEPS:
-            assert off(NAME, {**BASE, **extra}, steps)[1] < 1e-6, (extra, steps)
+FEW_DIGITS: list[dict[str, Any]] = [
+    {"use_beta_sigmas": True},
+    {"use_beta_sigmas": True, **NOISE},
+    {"use_exponential_sigmas": True, **NOISE, "lower_order_final": False},
+    {"use_flow_sigmas": True, **NOISE},
+]
+
+
+@pytest.mark.parametrize("extra", FEW_DIGITS, ids=str)
+def test_options_that_lose_digits_in_float32(extra: dict[str, Any]) -> None:
+    """Both sides do, by dividing by small numbers or summing large ones; in float64 they agree."""
+    for steps in STEPS:
+        assert off(NAME, {**BASE, **extra}, steps)[1] < 1e-6, steps
 
 
 def test_tau() -> None:
@@ -108,7 +113,7 @@ def test_tau() -> None:
     for tau, (low, high), algorithm in itertools.product(
         (0.0, 0.4, 1.3), ((200, 800), (0, 999), (901, 950)), ("data_prediction", "noise_prediction")
     ):
-        scheduler = diffusers.SASolverScheduler(
+        scheduler = getattr(diffusers, NAME)(
             **BASE,
             algorithm_type=algorithm,
             tau_func=lambda t, v=(tau, low, high): v[0] * (v[1] <= t <= v[2]),
@@ -146,7 +151,7 @@ def test_noise_keeps_the_variance() -> None:
             CONFIG, "sa_solver", tau=tau, tau_start=0, tau_end=1000, use_karras_sigmas=True
         )
         noise = TorchNoise(1)
-        for step in solver.sampler(ideal, noise.draw((1, 20000)), solver.schedule(Request(60)), noise):  # type: ignore[arg-type]
+        for step in solver.sampler(ideal, noise.draw((1, 20000)), solver.schedule(Request(60)), noise):
             last = step.x
         assert abs(float(last.mean()) - MEAN) < 0.02
         assert abs(float(last.std()) - SPREAD) < 0.02
@@ -185,6 +190,7 @@ def test_what_is_refused() -> None:
     for request in (Request(4, timesteps=(999, 500)), Request(4, sigmas=(10.0, 0.5)), Request(1200)):
         with pytest.raises(InputError):
             plan(request)
-    for unsupported in ({"variance_type": "learned_range"}, {"prediction_type": "trigflow"}):
+    refused: list[dict[str, Any]] = [{"variance_type": "learned_range"}, {"prediction_type": "trigflow"}]
+    for unsupported in refused:
         with pytest.raises(UnsupportedError):
             plan(**unsupported)

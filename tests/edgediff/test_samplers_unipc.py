@@ -215,7 +215,7 @@ def test_timesteps_told_to_the_network_are_whole() -> None:
         FLOW,
         {"use_karras_sigmas": True},
     ):
-        scheduler = diffusers.UniPCMultistepScheduler(**BASE, **extra)
+        scheduler = getattr(diffusers, NAME)(**BASE, **extra)
         for steps in (3, 10, 25, 40):
             scheduler.set_timesteps(steps)
             schedule = samplers.find({**scheduler.config, "_class_name": NAME}).schedule(Request(steps))
@@ -239,7 +239,7 @@ def test_flow_levels_that_are_given(extra: dict[str, Any], given: dict[str, Any]
 
     sigmas = {"sigmas": np.asarray(given["sigmas"])} if "sigmas" in given else {}
     for steps in STEPS[1:]:
-        scheduler = diffusers.UniPCMultistepScheduler(**FLOW, **extra)
+        scheduler = getattr(diffusers, NAME)(**FLOW, **extra)
         scheduler.set_timesteps(steps, **{**given, **sigmas})
         request = Request(len(scheduler.timesteps), **given)
         got = ours({**scheduler.config, "_class_name": NAME}, None, start(), request)

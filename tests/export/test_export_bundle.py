@@ -60,7 +60,11 @@ def test_manifest(bundle: Path) -> None:
     }
     assert found["model"]["text"] == {"length": 12, "tokenizer": "tokenizer/tokenizer.json"}
     assert found["model"]["guidance_embedding"] is None
-    assert found["model"]["scheduler"] == {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000}
+    # diffusers' pipelines correct these two, whatever an early checkpoint's file says or leaves out.
+    corrected = {"steps_offset": 1, "clip_sample": False}
+    assert found["model"]["scheduler"] == {
+        "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, **corrected,
+    }  # fmt: skip
     assert found["defaults"] == {
         "sampler": "ddim",
         "num_inference_steps": 20,
@@ -217,7 +221,8 @@ def test_infinite_scheduler_settings_are_left_out(tmp_path: Path) -> None:
     scheduler = {"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": float("-inf")}
     folder = model_folder(tmp_path / "model", scheduler=scheduler)
     export_onnx(str(folder), str(tmp_path / "out"), verify=False)
-    assert manifest(tmp_path / "out")["model"]["scheduler"] == {"_class_name": "DPMSolverMultistepScheduler"}
+    kept = {"_class_name": "DPMSolverMultistepScheduler", "steps_offset": 1}
+    assert manifest(tmp_path / "out")["model"]["scheduler"] == kept
     assert manifest(tmp_path / "out")["defaults"]["sampler"] == "dpmpp_2m"
 
 

@@ -120,7 +120,7 @@ def _really_available() -> set[str]:
 
 @pytest.mark.parametrize("data", [b"", b"no graph", b"\x08\x0a", b"version https://git-lfs", b"\0" * 4096])
 def test_files_that_are_no_graphs(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(BundleError, match=r"model\.onnx: cannot be loaded on cpu") as caught:
+    with pytest.raises(BundleError, match=r"model\.onnx: ") as caught:
         load(data, tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -174,7 +174,7 @@ def test_memory_that_runs_out_is_said_so() -> None:
 
 @pytest.mark.parametrize("on_main_thread", [True, False])
 def test_cancel_from_another_thread(tmp_path: Path, on_main_thread: bool) -> None:
-    graph = load(graphs.endless(), tmp_path)
+    graph = load(graphs.endless(), tmp_path, scan=False)
     inputs = {"x": np.eye(64, dtype=np.float32), "count": np.asarray(FOREVER)}
     raised: list[BaseException] = []
 
@@ -210,7 +210,7 @@ def test_cancel_while_nothing_runs(tmp_path: Path) -> None:
 
 
 def test_cancel_of_a_picture(tmp_path: Path) -> None:
-    tiny.write_bundle(tmp_path / "slow", graphs.text2image(FOREVER))
+    tiny.write_bundle(tmp_path / "slow", graphs.text2image(slow=True))
     with edgediff.load(tmp_path / "slow", threads=1) as pipe:
         timer = threading.Timer(1.0, pipe.cancel)
         timer.start()
@@ -222,7 +222,7 @@ def test_cancel_of_a_picture(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT for other processes on Windows")
 def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
     """The session runs in native code; Ctrl-C must reach it, end it, and leave no file."""
-    tiny.write_bundle(tmp_path / "slow", graphs.text2image(FOREVER))
+    tiny.write_bundle(tmp_path / "slow", graphs.text2image(slow=True))
     command = [sys.executable, "-m", "edgediff", "run", "a", "-m", "slow", "-o", "a.png", "-t", "1"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         try:
