@@ -53,8 +53,10 @@ _SDE = {"algorithm_type": "sde-dpmsolver++"}
 _MULTISTEP = ("dpmpp", "DPMSolverMultistepScheduler")
 _FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "consistency": ("consistency", "CMStochasticIterativeScheduler", {}),
+    "cosine_dpmpp": ("cosine_dpmpp", "CosineDPMSolverMultistepScheduler", {}),
     "ddim": ("ddim", "DDIMScheduler", {}),
     "ddpm": ("ddpm", "DDPMScheduler", {}),
+    "deis": ("deis", "DEISMultistepScheduler", {}),
     "dpmpp_2m": (*_MULTISTEP, {}),
     "dpmpp_2m_karras": (*_MULTISTEP, _KARRAS),
     "dpmpp_2m_sde": (*_MULTISTEP, _SDE),
@@ -72,6 +74,9 @@ _FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "flow_lcm": ("flow_lcm", "FlowMatchLCMScheduler", {}),
     "heun": ("heun", "HeunDiscreteScheduler", {}),
     "heun_karras": ("heun", "HeunDiscreteScheduler", _KARRAS),
+    "ipndm": ("ipndm", "IPNDMScheduler", {}),
+    "kdpm2": ("kdpm2", "KDPM2DiscreteScheduler", {}),
+    "kdpm2_ancestral": ("kdpm2_ancestral", "KDPM2AncestralDiscreteScheduler", {}),
     "lcm": ("lcm", "LCMScheduler", {}),
     "lms": ("lms", "LMSDiscreteScheduler", {}),
     "lms_karras": ("lms", "LMSDiscreteScheduler", _KARRAS),

@@ -115,14 +115,17 @@ def _products(alphas: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _linspace32(start: float, end: float, count: int) -> NDArray[np.float32]:
-    """Evenly spaced float32 values, each half counted from its own end as PyTorch's linspace does."""
+    """Evenly spaced float32 values, each half counted from its own end as PyTorch's linspace does.
+
+    Its step is a float32 number, and each value is one fused multiply-add: computed wide, rounded once.
+    """
     if count == 1:
         return np.asarray([start], np.float32)
-    step = np.float32((np.float32(end) - np.float32(start)) / np.float32(count - 1))
-    index = np.arange(count, dtype=np.float32)
-    rising = np.float32(start) + step * index
-    falling = np.float32(end) - step * (np.float32(count - 1) - index)
-    return np.where(index < count // 2, rising, falling).astype(np.float32)
+    low, high = float(np.float32(start)), float(np.float32(end))
+    step = float(np.float32(np.float32(end) - np.float32(start)) / np.float32(count - 1))
+    index = np.arange(count, dtype=np.float64)
+    values = np.where(index < count // 2, low + step * index, high - step * (count - 1 - index))
+    return values.astype(np.float32)
 
 
 def spaced(config: Config, steps: int, last: int | None = None, extra: int = 0) -> Floats:

@@ -51,6 +51,7 @@ def outside(location: str = "weights", dims: Any = (4, 4), name: str = "w", **en
 
 def scan(folder: Path, model: Any, spec: GraphSpec = SPEC, weights: int = 64) -> onnx_scan.Report:
     """Write a model and its weights and scan it."""
+    (folder / "model.onnx").unlink(missing_ok=True)  # far quicker than to write over it
     (folder / "model.onnx").write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     if weights and not (folder / "weights").exists():
         (folder / "weights").write_bytes(bytes(weights))

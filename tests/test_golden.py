@@ -116,6 +116,10 @@ BROKEN: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+# A schema can neither count nor compare.
+BEYOND_A_SCHEMA: list[dict[str, Any]] = [{"steps": 2}, {"operations": [["draw", 9]]}]
+
+
 @pytest.mark.parametrize("change", BROKEN, ids=str)
 def test_broken_tables_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     good = {"format": "edgediff-table", "version": 1, "sampler": "x", "steps": 1, "start": 1.0, "registers": 1,
@@ -126,6 +130,6 @@ def test_broken_tables_are_refused(tmp_path: Path, change: dict[str, Any]) -> No
     file.write_text(json.dumps({**good, **change}))
     with pytest.raises(BundleError, match="no sampler table"):
         tables.load(file)
-    if "steps" not in change:  # a schema cannot count
+    if change not in BEYOND_A_SCHEMA:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**good, **change}, SCHEMA)

@@ -37,7 +37,8 @@ def schedule(config: Config, request: Request) -> Schedule:
     """Points are variance preserving, or on flow matching's straight paths with ``use_flow_sigmas``.
 
     Karras, exponential, beta and flow sigmas repeat the last one: the last hop goes nowhere, but its network
-    call corrects the sample.
+    call corrects the sample. diffusers noises pictures at the table's level of a timestep; these are the
+    solver's own levels, which differ from that for all but the plain spacings.
     """
     if request.timesteps is not None or request.sigmas is not None:
         raise InputError("timesteps, sigmas: this sampler takes a number of steps only.")

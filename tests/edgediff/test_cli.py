@@ -256,7 +256,7 @@ def test_verify(run: Run, onnx_bundle: Path, fake_bundle: Path) -> None:
     assert (done.status, done.err) == (0, "")
     assert "8 files match, 3 graphs ran" in done.out
     assert json.loads(run("verify", onnx_bundle, "--json").out)["ok"] is True
-    assert_one_error(run("verify", fake_bundle), 3, "cannot be loaded on cpu", as_json=False)
+    assert_one_error(run("verify", fake_bundle), 3, "get the file again", as_json=False)
 
 
 def test_devices(run: Run) -> None:
@@ -305,3 +305,49 @@ def test_verbs_and_their_help_agree(run: Run) -> None:
         assert cli.group.get_command(None, verb) is not None  # type: ignore[arg-type]
     assert run("--version").out == f"edgediff, version {edgediff.__version__}\n"
     assert_one_error(run("nothing"), 2, "nothing", as_json=False)
+
+
+def test_numbered_outputs_and_a_grid(draw: Run, tmp_path: Path) -> None:
+    done = draw("a", "-b", "3", "-o", "a.png", "--grid", "sheet.webp", "-s", "1", "--json")
+    value = json.loads(done.out)
+    assert value["outputs"] == ["a-1.png", "a-2.png", "a-3.png"]
+    assert {p.name for p in tmp_path.iterdir()} == {"a-1.png", "a-2.png", "a-3.png", "sheet.webp"}
+    with Image.open(tmp_path / "sheet.webp") as sheet:
+        assert sheet.size == (64, 64)
+    again = draw("a", "-b", "3", "-o", "a.png")
+    assert again.status == 2
+    assert "exists" in again.err
+
+
+def test_a_file_of_prompts(draw: Run, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("red\n\nblue\n")
+    done = draw("--prompt-file", "prompts.txt", "-o", "a.png", "--json")
+    value = json.loads(done.out)
+    assert value["parameters"]["prompt"] == ["red", "blue"]
+    with Image.open(tmp_path / "a-2.png") as image:
+        image.load()
+        assert json.loads(image.text["edgediff"])["prompt"] == "blue"  # type: ignore[attr-defined]
+    assert draw("a", "--prompt-file", "prompts.txt").status == 2
+    assert draw().status == 2
+
+
+def test_a_flat_picture_under_strict(draw: Run) -> None:
+    done = draw("a", "--strict")
+    assert done.status == 3
+    assert "suspicious" in done.err
+
+
+@pytest.mark.parametrize("flags", [["--strength", "0.5"], ["--fit", "crop"], ["--mask-blur", "0"],
+                                   ["--keep-unmasked"], ["--padding-mask-crop", "0"]])  # fmt: skip
+def test_options_of_a_picture_that_is_not_there(draw: Run, flags: list[str]) -> None:
+    done = draw("a", *flags)
+    assert done.status == 2
+    assert "give --" in done.err
+
+
+def test_the_mark_stays_without_metadata(draw: Run, tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "a.webp"):
+        assert draw("a secret", "-o", name, "--no-metadata").status == 0
+        data = (tmp_path / name).read_bytes()
+        assert b"secret" not in data
+        assert b"trainedAlgorithmicMedia" in data

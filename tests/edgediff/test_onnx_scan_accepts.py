@@ -144,6 +144,7 @@ def test_damage_to_a_whole_graph(tmp_path: Path, role: str) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((bundle.path / name).read_bytes())
     for _ in range(200):
+        (tmp_path / spec.file).unlink()
         (tmp_path / spec.file).write_bytes(mutated(whole, draw))
         try:
             onnx_scan.scan(tmp_path / spec.file, spec)

@@ -57,7 +57,7 @@ def test_edm_dpmpp(order: int, algorithm: str, kind: str, end: str) -> None:
                   "solver_order": order, "solver_type": solver, "algorithm_type": algorithm, **extra}  # fmt: skip
         # With sigma_min the last two sigmas are equal and diffusers divides 0 by 0; the limit is meant.
         flat = end == "sigma_min"
-        assert gap(DPM, config, steps, nudge=1e-8 if flat else 0.0) < (1e-4 if flat else 1e-8), (config, steps)
+        assert gap(DPM, config, steps, nudge=1e-12 if flat else 0.0) < (1e-6 if flat else 1e-8), (config, steps)
         if steps > 4 and not flat:  # as in test_edm_euler
             assert compare(DPM, config, steps) < 1e-5, (config, steps)
 
@@ -67,7 +67,6 @@ DPM_OPTIONS: list[dict[str, Any]] = [
     {"lower_order_final": False, "solver_order": 3},
     {"euler_at_final": True},
     {"thresholding": True, "sample_max_value": 1.7},
-    {"algorithm_type": "deis", "solver_type": "logrho"},
 ]
 
 
@@ -97,6 +96,7 @@ def test_cut_schedules(class_name: str, extra: dict[str, Any]) -> None:
 def cosine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The class itself, which diffusers hides where torchsde is missing."""
     monkeypatch.setitem(samplers._FAMILIES, "cosine_dpmpp", ("cosine_dpmpp", COSINE, {}))
+    importlib.import_module("diffusers.schedulers")  # which looks for the real one
     if "torchsde" not in sys.modules:
         monkeypatch.setitem(sys.modules, "torchsde", types.ModuleType("torchsde"))
     return importlib.import_module("diffusers.schedulers.scheduling_cosine_dpmsolver_multistep")
@@ -126,7 +126,7 @@ def test_cosine_but_for_its_noise(
         assert np.allclose(levels(scheduler, schedule), scheduler.sigmas.numpy(), rtol=1e-5, atol=0)
         if end == "sigma_min":
             scheduler.sigmas = torch.tensor(levels(scheduler, schedule), dtype=torch.float64)
-            scheduler.sigmas[-1] *= 1 - 1e-8  # as in test_edm_dpmpp
+            scheduler.sigmas[-1] *= 1 - 1e-12  # as in test_edm_dpmpp
         elif wide:
             scheduler.sigmas = torch.tensor(levels(scheduler, schedule), dtype=torch.float64)
         stream = Wide(7) if wide else TorchNoise(7)

@@ -15,6 +15,8 @@ from export_helpers import TINY_UNET, TINY_VAE, model_folder, run, write_json
 from tokenizers import Tokenizer
 
 import edgediff
+from edgediff import tables
+from edgediff.errors import SourceError
 from edgediff.export.families.defaults import sampler_name
 from edgediff.export.main import export_onnx
 from edgediff.export.tensors import Tensors
@@ -224,6 +226,32 @@ def test_infinite_scheduler_settings_are_left_out(tmp_path: Path) -> None:
     kept = {"_class_name": "DPMSolverMultistepScheduler", "steps_offset": 1}
     assert manifest(tmp_path / "out")["model"]["scheduler"] == kept
     assert manifest(tmp_path / "out")["defaults"]["sampler"] == "dpmpp_2m"
+
+
+def test_the_table_of_the_default_settings(bundle: Path) -> None:
+    found = manifest(bundle)
+    (entry,) = found["tables"]
+    assert entry["sampler"] == found["defaults"]["sampler"]
+    assert entry["num_inference_steps"] == found["defaults"]["num_inference_steps"]
+    assert entry["file"] in found["files"]
+    table = tables.load(bundle / entry["file"])
+    assert (table.sampler, table.steps) == (entry["sampler"], entry["num_inference_steps"])
+
+
+def test_a_scheduler_without_a_sampler_has_no_table(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", scheduler={"_class_name": "RePaintScheduler"})
+    made = export_onnx(str(folder), str(tmp_path / "out"), verify=False)
+    assert any("no sampler table" in note for note in made["notes"])
+    assert manifest(tmp_path / "out")["tables"] == []
+
+
+def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
+    vocabulary["stranger"] = 10**6
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(SourceError, match="of different models"):
+        export_onnx(str(folder), str(tmp_path / "out"), verify=False)
 
 
 def test_inpainting_model(tmp_path: Path) -> None:
