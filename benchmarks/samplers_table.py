@@ -128,8 +128,8 @@ def _compare(row: Row, class_name: str, config: dict[str, Any], extra: dict[str,
     except (ValueError, NotImplementedError):
         row.both_refuse += 1  # its constructor or set_timesteps says no
         return
-    except (IndexError, TypeError, RuntimeError, AssertionError, AttributeError, ZeroDivisionError) as error:
-        row.reference_fails.append(f"{label}: {type(error).__name__}: {str(error)[:60]}")
+    except (ImportError, IndexError, TypeError, RuntimeError, AttributeError, ZeroDivisionError) as error:
+        row.reference_fails.append(f"{label}: {type(error).__name__}: {" ".join(str(error).split())[:60]}")
         return
     if not np.isfinite(found):
         row.reference_fails.append(f"{label}: NaN")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from collections.abc import Iterable, Sequence
@@ -154,16 +155,22 @@ def _region(message: Message, name: bytes, pairs: list[Span], size: int) -> Regi
 
 
 def _file(name: bytes, location: bytes) -> str:
-    try:
-        text = location.decode("ascii")
-        if "/" in text:
-            raise BundleError("a path")
-        return safe_name(text, "")
-    except (BundleError, UnicodeDecodeError):
+    file = _plain(location)
+    if file is None:
         raise Fault(
             f"the tensor {shown(name)} lies in {shown(location)}, which is no plain name of a file in the "
             "graph's own folder"
-        ) from None
+        )
+    return file
+
+
+@functools.lru_cache(MAX_FILES)  # hundreds of tensors name the same file
+def _plain(location: bytes) -> str | None:
+    try:
+        text = location.decode("ascii")
+        return None if "/" in text else safe_name(text, "")
+    except (BundleError, UnicodeDecodeError):
+        return None
 
 
 def _number(name: bytes, key: bytes, text: bytes | None) -> int | None:

@@ -69,7 +69,10 @@ class Message:
                     continue
                 begin = at
                 if wire == VARINT:
-                    begin, at = varint(data, at)
+                    begin = data[at]
+                    at += 1
+                    if begin > 0x7F:
+                        begin, at = varint(data, at - 1)
                 elif wire == FIXED32:
                     at += 4
                 elif wire == FIXED64:

@@ -8,14 +8,16 @@ class's own), ``schedule(config, request)`` and ``sampler(config)``.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff.errors import BundleError, InputError, UnsupportedError
+from edgediff.errors import BundleError, EdgediffError, InputError, UnsupportedError
 from edgediff.noise import Noise
 from edgediff.schedule import Config, Point, Request, Schedule
 
@@ -159,6 +161,7 @@ def find(config: Mapping[str, Any], name: str | None = None, **options: Any) -> 
             f"sampler {name}: {', '.join(unknown)} is no option of it; it takes {', '.join(defaults)}."
         )
     merged = {**defaults, **carried, **preset, **options}
+    _check_kinds(name, merged, defaults)
     for key, supported in family.SUPPORTED.items():
         if merged[key] not in supported:
             raise UnsupportedError(
@@ -171,6 +174,42 @@ def find(config: Mapping[str, Any], name: str | None = None, **options: Any) -> 
         conversion = family.conversion(merged)
     else:
         conversion = denoise.conversion(merged["prediction_type"])
-    return Solver(
-        name, merged, lambda request: family.schedule(merged, request), family.sampler(merged), conversion
-    )
+
+    def schedule(request: Request) -> Schedule:
+        with _sound(name):
+            found: Schedule = family.schedule(merged, request)
+        if not all(math.isfinite(v) for hop in found.hops for point in hop for v in point):
+            raise BundleError(f"sampler {name}: {len(found.hops)} steps of this configuration are not finite.")
+        return found
+
+    with _sound(name):
+        walk: Sampler = family.sampler(merged)
+    return Solver(name, merged, schedule, walk, conversion)
+
+
+def _check_kinds(name: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse values of another kind than the option has: words for numbers, numbers for yes and no."""
+    for key, default in defaults.items():
+        value, kinds = config[key], None
+        if isinstance(default, bool):
+            kinds = "true or false", isinstance(value, (bool, int)) and value in (0, 1)
+        elif isinstance(default, (int, float)):
+            kinds = "a number", isinstance(value, (int, float)) and not isinstance(value, bool)
+        elif isinstance(default, str):
+            kinds = "a word", isinstance(value, str)
+        if kinds is not None and value is not None and not kinds[1]:
+            raise BundleError(f"sampler {name}: {key} is {value!r:.40}; it must be {kinds[0]}.")
+
+
+@contextlib.contextmanager
+def _sound(name: str) -> Iterator[None]:
+    """Whatever arithmetic a configuration breaks, say that it is the configuration's fault."""
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except EdgediffError:
+        raise
+    except (ArithmeticError, ValueError, TypeError, IndexError, MemoryError, np.linalg.LinAlgError) as error:
+        raise BundleError(
+            f"sampler {name}: its configuration makes no schedule ({type(error).__name__}: {error})."
+        ) from error

@@ -32,7 +32,8 @@ def sigma_table32(products: Floats, zero_snr: bool) -> Floats:
     rounded = products.astype(np.float32)
     if zero_snr:
         rounded[-1] = np.float32(ZERO_SNR_LAST)
-    return np.sqrt((np.float32(1) - rounded) / rounded).astype(np.float64)
+    table: Floats = np.sqrt((np.float32(1) - rounded) / rounded).astype(np.float64)
+    return table
 
 
 def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Floats:
@@ -58,7 +59,8 @@ def lu(low: float, high: float, steps: int) -> Floats:
     rounds the two ends of lambda to float32.
     """
     ends = elementary.log(np.asarray([high, low])).astype(np.float32).astype(np.float64)
-    return np.exp(ends[0] + np.linspace(0, 1, steps) * (ends[1] - ends[0]))
+    sigmas: Floats = np.exp(ends[0] + np.linspace(0, 1, steps) * (ends[1] - ends[0]))
+    return sigmas
 
 
 def flow(steps: int, total: int, shift: float) -> Floats:
@@ -106,7 +108,8 @@ def _beta_cdf(x: Floats, a: float, b: float) -> Floats:
     with np.errstate(divide="ignore"):
         front = np.exp(whole + p * np.log(z) + q * np.log1p(-z)) / p
     value = front / fraction
-    return np.where(swap, 1 - value, value)
+    result: Floats = np.where(swap, 1 - value, value)
+    return result
 
 
 def timestep_of(sigmas: Floats, table: Floats) -> Floats:
@@ -124,13 +127,14 @@ def whole_timesteps(sigmas: Floats, table: Floats, rounded: bool) -> Floats:
     """
     logs = elementary.log(table).astype(np.float32)
     wanted = elementary.log(np.maximum(sigmas, 1e-10))
-    # Equal but for the rounding of float64 counts as equal; float32 neighbours lie 10^-8 apart and more.
+    # What is equal but for the rounding of float64 counts as equal, so that no machine decides otherwise.
     reached = logs.astype(np.float64) <= wanted[:, None] + 1e-13
     below = np.where(reached.any(axis=1), len(logs) - 1 - reached[:, ::-1].argmax(axis=1), 0)
     below = np.minimum(below, len(logs) - 2)
     part = (wanted - logs[below]) / (logs[below + 1] - logs[below]).astype(np.float64)
     times = below + np.clip(part, 0, 1)
-    return np.round(times) if rounded else np.floor(times)
+    whole: Floats = np.round(times) if rounded else np.floor(times)
+    return whole
 
 
 def last_sigma(config: Config, products: Floats) -> float:

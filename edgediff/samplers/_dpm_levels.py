@@ -30,7 +30,9 @@ def shapes(config: Config) -> list[str]:
     return [key for key in _SHAPES if config.get(key)]
 
 
-def levels(config: Config, request: Request, table: Floats, always_round: bool = True) -> tuple[Floats, Floats]:
+def levels(
+    config: Config, request: Request, table: Floats, always_round: bool = True
+) -> tuple[Floats, Floats]:
     """Return whole timesteps and their sigmas, noisiest first, without the last sigma.
 
     Shaped sigmas (Karras and others) span the whole training ``table``; Euler's span the spaced ones. Without

@@ -48,7 +48,10 @@ def schedule(config: Config, request: Request) -> Schedule:
 
 
 class Hop(NamedTuple):
-    """``x' = keep * x - gain * (prediction's integral) + spread * noise``, the integral being one in ``z``."""
+    """``x' = keep * x - gain * integral + spread * noise``.
+
+    The integral is that of the prediction over a hop of length ``z`` in lambda (see :func:`weights`).
+    """
 
     keep: float
     gain: float

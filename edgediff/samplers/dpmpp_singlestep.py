@@ -78,7 +78,9 @@ def sampler(config: Config) -> Sampler:
                 group = [*group, (here, skip * x + out * clean if skip else clean)]
             (base, first), *later = group
             keep, gain, z, spread = hop(algorithm, base, there)
-            level, *rest = _shares([at for at, _ in group], there, weights(z, order, midpoint, 2.0, half), midpoint)
+            level, *rest = _shares(
+                [at for at, _ in group], there, weights(z, order, midpoint, 2.0, half), midpoint
+            )
             skip, out = prediction(algorithm, base)
             x = (keep - gain * level * skip) * start + (-gain * level * out) * first
             for share, (_, one) in zip(rest, later, strict=True):

@@ -55,7 +55,7 @@ def test_f010_a_pointer_to_the_manifest(folder: Path) -> None:
 def test_f014_f015_numbers_of_another_kind(folder: Path, number: str) -> None:
     text = (folder / "edgediff.json").read_text().replace('"length": 16', f'"length": {number}')
     (folder / "edgediff.json").write_text(text)
-    with pytest.raises(BundleError, match="length|digits"):
+    with pytest.raises(BundleError, match=r"length|digits"):
         Bundle.open(folder)
 
 

@@ -153,9 +153,9 @@ def differences(class_name: str, extra: dict[str, Any], **options: Any) -> dict[
     }
 
 
-def agree64(class_name: str, extra: dict[str, Any], steps: int, **options: Any) -> None:
-    solver, scheduler = pair(class_name, {**BASE, **extra}, **options)
-    got, expected = walks(solver, steps), reference64(solver, scheduler, steps, **options)
+def agree64(class_name: str, extra: dict[str, Any], steps: int) -> None:
+    solver, scheduler = pair(class_name, {**BASE, **extra})
+    got, expected = walks(solver, steps), reference64(solver, scheduler, steps)
     assert worst(got[1], expected) < 1e-7, steps
     assert worst(got[0], expected) < 5e-5, steps
 
@@ -166,7 +166,7 @@ def walks(solver: samplers.Solver, steps: int) -> list[np.ndarray]:
     return [walk(solver, schedule, x, TorchNoise(7)), walk(solver, schedule, x.astype(np.float64), Wide(7))]
 
 
-def reference64(solver: samplers.Solver, scheduler: Any, steps: int, **options: Any) -> np.ndarray:
+def reference64(solver: samplers.Solver, scheduler: Any, steps: int) -> np.ndarray:
     """diffusers' loop in float64, with the sigmas before they were rounded to float32."""
     import torch
 
@@ -177,12 +177,10 @@ def reference64(solver: samplers.Solver, scheduler: Any, steps: int, **options: 
         assert np.allclose(scheduler.sigmas, exact, rtol=1e-6)
         scheduler.sigmas = torch.tensor(exact, dtype=torch.float64)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
-    noise = Wide(7)
     sample = scheduler.init_noise_sigma * torch.from_numpy(TorchNoise(3).draw(SHAPE)).double()
     for t in scheduler.timesteps:
         out = network(scheduler.scale_model_input(sample, t), t.double(), torch)
-        drawn = {"variance_noise": torch.from_numpy(noise.draw(SHAPE))} if "eta" in options else {}
-        sample = scheduler.step(out, t, sample, **options, **drawn, return_dict=False)[0]
+        sample = scheduler.step(out, t, sample, return_dict=False)[0]
     assert sample.dtype == torch.float64
     return np.asarray(sample.numpy())
 
@@ -239,12 +237,14 @@ def alpha_bars(solver: samplers.Solver) -> np.ndarray:
     return np.asarray(bars)
 
 
+CLIPS: list[dict[str, Any]] = [
+    {"clip_sample_range": 0.7}, {"thresholding": True, "sample_max_value": 1.5}, ZERO_SNR,
+]  # fmt: skip
 STEP_OPTIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     *((LMS, {}, {"order": order}) for order in (1, 2, 3, 5)),
     *((DDIM, {**extra, "timestep_spacing": s}, {"eta": eta, "use_clipped_model_output": clipped})
-      for extra, s, eta, clipped in itertools.product(
-          ({"clip_sample_range": 0.7}, {"thresholding": True, "sample_max_value": 1.5}, ZERO_SNR),
-          SPACINGS, (0.0, 0.6, 1.0), (False, True))
+      for extra, s, eta, clipped in itertools.product(CLIPS, SPACINGS, (0.0, 0.6, 1.0), (False, True))
+      # diffusers takes the root of 1 - alpha_bar - deviation^2 there, which is 0, and gets 2e-4 or NaN.
       if not (extra == ZERO_SNR and eta == 1 and s != "leading")),
 ]  # fmt: skip
 
@@ -253,14 +253,6 @@ STEP_OPTIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("class_name", "extra", "options"), STEP_OPTIONS, ids=lambda v: str(v)[:60])
 def test_options_of_step(class_name: str, extra: dict[str, Any], options: dict[str, Any]) -> None:
     assert max(differences(class_name, extra, **options).values()) < 1e-5
-
-
-@parity
-def test_ddim_with_all_noise_at_zero_snr_agrees_in_float64() -> None:
-    """diffusers takes the root of the rounding error of 1 - alpha_bar - deviation^2, which is 0 there."""
-    for spacing, clipped, steps in itertools.product(("trailing", "linspace"), (False, True), STEPS):
-        extra = {**ZERO_SNR, "timestep_spacing": spacing, "clip_sample_range": 0.7}
-        agree64(DDIM, extra, steps, eta=1.0, use_clipped_model_output=clipped)
 
 
 CUSTOM: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -294,9 +286,8 @@ def test_ends_of_another_class_are_read(class_name: str, shape: dict[str, Any]) 
     assert np.allclose(sigmas, theirs.sigmas.unique().flip(0)[:-1], rtol=1e-6)
 
 
-def cut_difference(class_name: str, config: dict[str, Any], steps: int, cut: int, **options: Any) -> float:
+def cut_difference(solver: samplers.Solver, scheduler: Any, steps: int, cut: int, **options: Any) -> float:
     """Image to image: both start from a noised picture, ``cut`` hops down the schedule."""
-    solver, scheduler = pair(class_name, config, **options)
     torch = pytest.importorskip("torch")
     schedule = solver.schedule(Request(steps)).cut(cut)._replace(start=1.0)
     clean, drawn = 0.5 * TorchNoise(5).draw(SHAPE), TorchNoise(3).draw(SHAPE)
@@ -339,9 +330,10 @@ CUTS: list[tuple[str, dict[str, Any]]] = [
 @parity
 @pytest.mark.parametrize(("class_name", "extra"), CUTS, ids=lambda v: str(v)[:90])
 def test_cut_schedules(class_name: str, extra: dict[str, Any]) -> None:
+    both = pair(class_name, {**BASE, **extra})
     for steps in (4, 7, 20):
         for cut in (1, 2, 3, steps - 1):
-            assert cut_difference(class_name, {**BASE, **extra}, steps, cut) < 1e-5, (steps, cut)
+            assert cut_difference(*both, steps, cut) < 1e-5, (steps, cut)
 
 
 MEAN, SPREAD = 0.3, 0.5
@@ -375,28 +367,14 @@ def _exploding(at: Point) -> Point:
     return Point(at.t, 1.0, at.sigma / at.alpha)
 
 
-def test_ddpm_is_ddim_with_its_variance() -> None:
-    """Eq. 16 of DDIM with eta = 1, down to the last hop, where DDPM at t = 0 draws nothing."""
+@pytest.mark.parametrize("extra", [{}, {**ZERO_SNR, "timestep_spacing": "trailing"}], ids=str)
+def test_ddpm_is_ddim_with_its_variance(extra: dict[str, Any]) -> None:
+    """Eq. 16 of DDIM with eta = 1, where the list's neighbours are one stride apart."""
     ends = []
     for name, options in (("ddpm", {}), ("ddim", {"eta": 1.0})):
-        solver = samplers.find(BASE, name, clip_sample=False, **options)
+        solver = samplers.find({**BASE, **extra}, name, clip_sample=False, **options)
         ends.append(walk(solver, solver.schedule(Request(20)), TorchNoise(3).draw(SHAPE), TorchNoise(7)))
     assert worst(*ends) < 1e-5
-
-
-def test_the_ends_of_the_list_decide_who_draws() -> None:
-    class Counting(TorchNoise):
-        draws = 0
-
-        def draw(self, shape: tuple[int, ...]) -> np.ndarray:
-            self.draws += 1
-            return super().draw(shape)
-
-    expected = {"ddpm": 3, "euler_ancestral": 4, "kdpm2_ancestral": 3, "heun": 0, "lms": 0}
-    for name, draws in expected.items():
-        solver, noise = samplers.find(BASE, name), Counting(0)
-        walk(solver, solver.schedule(Request(4)), TorchNoise(3).draw(SHAPE), noise)
-        assert noise.draws == draws, name
 
 
 def test_fixed_large_log_is_fixed_large() -> None:
@@ -406,4 +384,4 @@ def test_fixed_large_log_is_fixed_large() -> None:
     for kind in ("fixed_large", "fixed_large_log"):
         solver = samplers.find(BASE, "ddpm", variance_type=kind)
         ends.append(walk(solver, solver.schedule(Request(7)), x, TorchNoise(7)))
-    assert np.array_equal(*ends)
+    assert worst(*ends) == 0

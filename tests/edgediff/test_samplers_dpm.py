@@ -1,4 +1,4 @@
-"""DPM-Solver, its singlestep form and DEIS against diffusers, and against closed forms.
+"""DPM-Solver, its singlestep form and DEIS against diffusers; ``test_samplers_edm`` has their closed forms.
 
 Two gates. In float32, each side with its own noise levels: 1e-5, by ``compare``. In float64, diffusers' own
 code at our levels: 1e-8, by ``gap64``, which leaves nothing but the mathematics of the steps; it is the gate
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import math
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ import pytest
 from edgediff import sampler as samplers
 from edgediff.errors import BundleError, EdgediffError, InputError
 from edgediff.noise import TorchNoise
-from edgediff.samplers import dpmpp, dpmpp_singlestep
-from edgediff.schedule import Point, Request, Schedule
+from edgediff.samplers import dpmpp_singlestep
+from edgediff.schedule import Request, Schedule
 from tests.sampler_parity import BASE, SHAPE, Wide, compare, network, walk, worst
 
 MULTISTEP = "DPMSolverMultistepScheduler"
@@ -389,97 +388,3 @@ def test_other_solvers_names_stand_for_dpmpp() -> None:
     assert samplers.find(config, "dpmpp_2m").config["use_flow_sigmas"]
     with pytest.raises(BundleError):
         samplers.find({"_class_name": DEIS, "algorithm_type": "sde-dpmsolver"}, "dpmpp_2m")
-
-
-# Closed forms: clean data N(m, s^2), for which the best prediction and the flow's end are formulas.
-MEAN, SPREAD = 0.3, 0.5
-
-
-def ideal(x: Any, at: Point) -> Any:
-    variance = at.alpha**2 * SPREAD**2 + at.sigma**2
-    return MEAN + at.alpha * SPREAD**2 / variance * (x - at.alpha * MEAN)
-
-
-def miss(class_name: str, steps: int, **config: Any) -> float:
-    """Distance from the exact end of the flow, on levels that are even in lambda."""
-    lambdas = np.linspace(-2.0, 2.0, steps + 1)
-    alphas = (1 / np.sqrt(1 + np.exp(-2 * lambdas))).tolist()
-    points = [Point(0.0, alpha, math.sqrt(1 - alpha**2)) for alpha in alphas]
-    x: Any = np.linspace(-2, 2, 9).reshape(1, -1)
-    first, last = points[0], points[-1]
-    ratio = math.hypot(last.alpha * SPREAD, last.sigma) / math.hypot(first.alpha * SPREAD, first.sigma)
-    end = last.alpha * MEAN + ratio * (x - first.alpha * MEAN)
-    solver = samplers.find({"_class_name": class_name, "lower_order_final": False, **config})
-    schedule = Schedule(1.0, tuple(itertools.pairwise(points)))
-    *_, step = solver.sampler(ideal, x, schedule, TorchNoise(0))
-    return float(np.abs(step.x - end).max())
-
-
-LOW_END = {"final_sigmas_type": "sigma_min"}
-
-
-@pytest.mark.parametrize(
-    ("class_name", "config", "order"),
-    [
-        *((MULTISTEP, {"solver_order": 1, "algorithm_type": a, **LOW_END}, 1.0) for a in ALGORITHMS[::2]),
-        *((MULTISTEP, {"solver_type": t, "algorithm_type": a, **LOW_END}, 2.0)
-          for t in TYPES for a in ALGORITHMS[::2]),
-        # A multistep solver starts with a first-order hop, which is all that its third order can make up for.
-        *((MULTISTEP, {"solver_order": 3, "algorithm_type": a, **LOW_END}, 2.0) for a in ALGORITHMS[::2]),
-        *((SINGLESTEP, {"solver_type": t, "algorithm_type": a, **LOW_END}, 2.0)
-          for t in TYPES for a in ALGORITHMS[::2]),
-        *((SINGLESTEP, {"solver_order": 3, "solver_type": t, "algorithm_type": a, **LOW_END}, 3.0)
-          for t in TYPES for a in ALGORITHMS[::2]),
-        (DEIS, {"solver_order": 1}, 1.0),
-        (DEIS, {"solver_order": 2}, 2.0),
-        (DEIS, {"solver_order": 3}, 2.0),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_order_of_convergence(class_name: str, config: dict[str, Any], order: float) -> None:
-    coarse, fine = (miss(class_name, steps, **config) for steps in (96, 192))
-    assert abs(math.log2(coarse / fine) - order) < 0.2, (coarse, fine)
-
-
-@pytest.mark.parametrize("z", [0.4, -0.4, -0.8])
-def test_polynomials_are_integrated_exactly(z: float) -> None:
-    """The integral of exp(z * (1 - u)) * p(u), times z, for p of the degree that the weights are exact for."""
-    nodes, widths = np.polynomial.legendre.leggauss(12)
-    u = (nodes + 1) / 2
-    lambdas = (-1.1, -0.8, -0.1, 0.3)  # three predictions' levels and the hop's end
-    *past, there = [Point(0.0, 1.0, math.exp(-one)) for one in lambdas]
-    for count, bend, degree in ((1, 1.0, 0), (2, 1.0, 1), (3, 2.0, 2), (3, 1.0, 1)):
-        used, values = past[-count:][::-1], [one**degree for one in lambdas[:3][-count:][::-1]]
-        shares = dpmpp.shares(used, there, dpmpp.weights(z, count, False, bend))
-        course = (lambdas[2] + u * (lambdas[3] - lambdas[2])) ** degree
-        exact = z * float(np.sum(widths / 2 * np.exp(z * (1 - u)) * course))
-        assert abs(float(np.dot(shares, values)) - exact) < 1e-12, (count, degree)
-
-
-@pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("algorithm", ["sde-dpmsolver++", "sde-dpmsolver"])
-def test_sde_keeps_the_distribution(algorithm: str, order: int) -> None:
-    config = {**BASE, "_class_name": MULTISTEP, "algorithm_type": algorithm, "solver_order": order, **LOW_END}
-    solver = samplers.find(config)
-    noise = TorchNoise(1)
-    *_, step = solver.sampler(ideal, noise.draw((1, 20000)), solver.schedule(Request(200)), noise)
-    assert abs(float(step.x.mean()) - MEAN) < 0.02
-    assert abs(float(step.x.std()) - SPREAD) < 0.02
-
-
-def test_samples_may_be_overwritten_between_hops() -> None:
-    """What a caller writes into a finished step's sample reaches the next call and no older value."""
-    for class_name, kind in itertools.product((MULTISTEP, SINGLESTEP, DEIS), TYPES):
-        config = {"_class_name": class_name, "solver_order": 3, "solver_type": kind}
-        solver = samplers.find(config)
-        schedule = solver.schedule(Request(9))
-        ends = []
-        for write in (False, True):
-            x = TorchNoise(2).draw((1, 16))
-            kept: list[Any] = []
-            for step in solver.sampler(ideal, x, schedule, TorchNoise(0)):
-                if write and kept:
-                    kept[-1][...] = np.nan
-                kept.append(step.x)
-            ends.append(kept[-1])
-        assert np.array_equal(ends[0], ends[1])
