@@ -202,7 +202,7 @@ class Bundle:
 
 
 # Objects that may hold anything.
-OPEN_ENDED = ("origin", "model.scheduler", "measured", "quality", "tables")
+OPEN_ENDED = ("origin", "model.scheduler", "measured", "quality")
 
 
 def _parse(folder: Path, value: Any) -> Bundle:
@@ -218,7 +218,6 @@ def _parse(folder: Path, value: Any) -> Bundle:
             origin.text(key)
     for key in ("measured", "quality"):
         root.maybe(key)
-    root.anything("tables")  # for programs without these samplers
     model = root.at("model")
     parts = root.items("components")
     components = {role: _graphs(part) for role, part in parts}
@@ -226,6 +225,7 @@ def _parse(folder: Path, value: Any) -> Bundle:
         raise BundleError(f"{root.where}.components: it is empty; a bundle has at least one graph.")
     files = _files(root)
     _check_listed(components, files, root.where)
+    _check_tables(root, files)
     for role, part in parts:
         if "parameters" in part and part.path("parameters") not in files:
             raise BundleError(f"{root.where}: the parameters of {role} are not among the listed files.")
@@ -247,6 +247,15 @@ def _parse(folder: Path, value: Any) -> Bundle:
     agreement.check(bundle)
     _warn_of_unknown(root)
     return bundle
+
+
+def _check_tables(root: Fields, files: Mapping[str, FileRecord]) -> None:
+    """Sampler tables are for programs without samplers; what the manifest says of them must hold."""
+    for table in root.objects("tables") if "tables" in root else ():
+        table.text("sampler", 64)
+        table.whole("num_inference_steps", 1, 1000)
+        if table.path("file") not in files:
+            raise BundleError(f"{table.where}: {table.path('file')} is not among the listed files.")
 
 
 def _warn_of_unknown(root: Fields) -> None:

@@ -14,9 +14,9 @@ import stat
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import NamedTuple
 
 from edgediff.errors import BundleError, IntegrityError
 
@@ -38,8 +38,7 @@ _MAGIC = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What a file was when it was looked at. It tells a file that was written since, or replaced.
 
     It cannot tell a change within one tick of the file system's clock, nor one made by somebody who may set

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from edgediff import onnx_bombs as bombs
 from edgediff import onnx_tensors as tensors
@@ -42,11 +41,10 @@ _PLAIN = frozenset((_INTS, _FLOATS, _INT, _FLOAT, _ONE_INT, _ONE_FLOAT, tag(20, 
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(NamedTuple):
     """What the rules outside a graph ask about it."""
 
-    operators: Counter[bytes]
+    operators: Mapping[bytes, int]
     initializers: list[Tensor]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
@@ -91,7 +89,7 @@ class _Walk:
         self.defined: set[bytes] = set()
         self.constants: dict[bytes, Tensor] = {}
         self.lists: dict[bytes, Sequence[float]] = {}
-        self.operators: Counter[bytes] = Counter()
+        self.operators: dict[bytes, int] = {}
 
     def define(self, name: bytes) -> None:
         if not name or name in self.defined:
@@ -128,13 +126,14 @@ class _Walk:
         if kind not in ALLOWED.get(domain, ()):
             full = kind if not domain else domain + b"." + kind
             raise Fault(f"the node {shown(name)} is of the operator {shown(full)}, which is not allowed")
-        self.operators[kind if domain in (b"", b"ai.onnx") else domain + b"." + kind] += 1
+        full = kind if domain in (b"", b"ai.onnx") else domain + b"." + kind
+        self.operators[full] = self.operators.get(full, 0) + 1
+        defined = self.defined
         for tensor in inputs:
-            if tensor and tensor not in self.defined:
+            if tensor not in defined and tensor:
                 raise Fault(f"the node {shown(name)} reads {shown(tensor)}, which nothing before it makes")
-        for place in SCALES.get(kind, ()):
-            if place >= len(inputs) or not inputs[place]:
-                raise Fault(f"the node {shown(name)} ({kind.decode()}) has no scale")
+        if kind in SCALES and not all(place < len(inputs) and inputs[place] for place in SCALES[kind]):
+            raise Fault(f"the node {shown(name)} ({kind.decode()}) has no scale")
         held = [found for span in attributes if (found := self._attribute(name, span)) is not None]
         for tensor in outputs:
             if tensor:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import mmap
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edgediff import links
 from edgediff import onnx_tensors as tensors
@@ -35,8 +35,7 @@ _REFUSED = {tag(20, LENGTH): "training information", tag(25, LENGTH): "functions
 _GET = "get the file again, or export the model again"
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What a scanned graph holds. ``external_files`` lie beside it; ``inline_bytes`` of weights are in it."""
 
     nodes: int

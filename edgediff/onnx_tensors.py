@@ -136,17 +136,21 @@ _PLACE = {b"location", b"offset", b"length", b"checksum"}
 def _region(message: Message, name: bytes, pairs: list[Span], size: int) -> Region:
     found: dict[bytes, bytes] = {}
     for start, end in pairs:
-        fields = [(key, message.data[a:b]) for key, a, b in message.fields(start, end)]
-        # A field that is written twice counts once, and a key that stands twice is a trap for some reader.
-        if sorted(key for key, _ in fields) != [tag(1, LENGTH), tag(2, LENGTH)]:
-            raise Fault(f"the tensor {shown(name)} has an entry of external data without key and value")
-        entry = dict(fields)
-        key = entry[tag(1, LENGTH)]
+        # Key and value, each once and short, as every writer puts them; in any other order they are a trap
+        # for some reader.
+        entry = message.data[start:end]
+        cut = entry[1] + 2 if len(entry) > 1 else 0
+        good = len(entry) > cut + 1 and entry[0] == 0x0A and entry[cut] == 0x12 and entry[cut + 1] < 0x80
+        if not good or entry[cut + 1] + cut + 2 != len(entry):
+            raise Fault(
+                f"the tensor {shown(name)} has an entry of external data that is no short key and value"
+            )
+        key = entry[2:cut]
         if key in found or key not in _PLACE:
             raise Fault(
                 f"the tensor {shown(name)} has the key {shown(key)} in its external data, twice or unknown"
             )
-        found[key] = entry[tag(2, LENGTH)]
+        found[key] = entry[cut + 2 :]
     file = _file(name, found.get(b"location", b""))
     offset, length = (_number(name, key, found.get(key)) for key in (b"offset", b"length"))
     if length is not None and length != size:

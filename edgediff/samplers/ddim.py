@@ -51,8 +51,11 @@ def points(config: Config) -> Callable[[float], Point]:
 
 def whole_timesteps(config: Config, request: Request) -> tuple[float, ...]:
     """Return the caller's timesteps, or the spaced ones, rounded; noisiest first."""
+    total = config["num_train_timesteps"]
     if request.timesteps is not None:
-        return checked_timesteps(request.timesteps, config["num_train_timesteps"])
+        return checked_timesteps(request.timesteps, total)
+    if request.steps > total:
+        raise InputError(f"steps: {request.steps} were asked for, but the network knows {total} timesteps.")
     return tuple(float(t) for t in np.round(spaced(config, request.steps)))
 
 

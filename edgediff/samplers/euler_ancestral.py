@@ -1,7 +1,7 @@
-"""Euler with ancestral noise, in sigma space (x = clean + sigma * noise): Karras et al. (2022), section 4.
+"""Euler with ancestral noise: DDPM's posterior (Ho et al., 2020, eq. 6 and 7) with x = clean + sigma * noise.
 
 A step goes further down than its target, along the ordinary differential equation, and noise brings it back
-up to the target, as DDPM's posterior does (Ho et al., 2020, eq. 7).
+up to the target.
 """
 
 from __future__ import annotations

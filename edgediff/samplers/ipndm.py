@@ -1,4 +1,4 @@
-"""Improved PNDM: Zhang and Chen (2022, arXiv:2204.13902), section 3.3 and appendix H.
+"""Improved PNDM: Zhang and Chen (2022, arXiv:2204.13902).
 
 PNDM's weights without its start: the order grows with the number of outputs that are known.
 """

@@ -1,4 +1,4 @@
-"""DPM-Solver-2 in sigma space (x = clean + sigma * noise): Karras et al. (2022), algorithm 2 without churn.
+"""DPM-Solver-2 in sigma space (x = clean + sigma * noise): Lu et al. (2022, arXiv:2206.00927), algorithm 1.
 
 The slope halfway between two levels, in log sigma, carries the sample all the way: a midpoint rule.
 """

@@ -1,7 +1,7 @@
-"""PNDM: Liu et al. (2022, arXiv:2202.09778), eq. 11 (transfer), 12 (linear multistep), 13 (Runge-Kutta).
+"""PNDM: Liu et al. (2022, arXiv:2202.09778), eq. 9 (the transfer) and algorithm 2.
 
 Adams and Bashforth's fourth-order method combines what the network said at the last four timesteps, and the
-transfer moves the sample along it.
+transfer moves the sample along it; the first steps are Runge-Kutta's, or of lower order.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def combined(past: list[Array]) -> Array:
 
 
 def _transferred(x: Array, output: Array, here: Point, there: Point, velocity: bool) -> Array:
-    """Eq. 11, which is DDIM's step: x = alpha * clean + sigma * eps, at another level.
+    """Eq. 9, which is DDIM's step: x = alpha * clean + sigma * eps, at another level.
 
     x and v are that vector's coordinates in two directions at right angles, so for v the step is a rotation.
     """

@@ -1,5 +1,4 @@
-"""Trajectory consistency distillation, strategic stochastic sampling: Zheng et al. (2024, arXiv:2402.19159),
-algorithm 4.
+"""Trajectory consistency distillation: Zheng et al. (2024, arXiv:2402.19159), strategic stochastic sampling.
 
 A step goes further down than its target, to (1 - eta) of its timestep (the paper's gamma), and noise brings
 it back up. Like diffusers, this sampler neither clips nor thresholds, whatever the configuration says.

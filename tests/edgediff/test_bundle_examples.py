@@ -39,6 +39,7 @@ LOADER_ONLY = {
     "weights-not-listed": "compares two fields",
     "tokenizer-not-listed": "compares two fields",
     "parameters-not-listed": "compares two fields",
+    "tables-not-listed": "compares two fields",
     "names-fold-together": "compares keys",
     "downscale-of-other-axis": "compares two fields",
     "downscale-missing-axis": "compares two fields",

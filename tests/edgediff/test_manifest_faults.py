@@ -105,7 +105,7 @@ def test_f017_one_warning_for_all(folder: Path) -> None:
 def test_f017_what_may_hold_anything(folder: Path) -> None:
     def add(manifest: Any) -> None:
         manifest["origin"]["new"] = manifest["model"]["scheduler"]["new"] = {"a": 1}
-        manifest |= {"measured": {"new": 1}, "quality": {"new": 1}, "tables": [{"new": 1}]}
+        manifest |= {"measured": {"new": 1}, "quality": {"new": 1}}
 
     changed(folder, add)
     with warnings.catch_warnings():

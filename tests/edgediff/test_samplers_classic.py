@@ -286,23 +286,26 @@ def test_ends_of_another_class_are_read(class_name: str, shape: dict[str, Any]) 
     assert np.allclose(sigmas, theirs.sigmas.unique().flip(0)[:-1], rtol=1e-6)
 
 
-def cut_difference(solver: samplers.Solver, scheduler: Any, steps: int, cut: int, **options: Any) -> float:
+def cut_difference(
+    solver: samplers.Solver, scheduler: Any, steps: int, cut: int, kind: Any = np.float32, **options: Any
+) -> float:
     """Image to image: both start from a noised picture, ``cut`` hops down the schedule."""
     torch = pytest.importorskip("torch")
     schedule = solver.schedule(Request(steps)).cut(cut)._replace(start=1.0)
-    clean, drawn = 0.5 * TorchNoise(5).draw(SHAPE), TorchNoise(3).draw(SHAPE)
+    clean, drawn = (TorchNoise(seed).draw(SHAPE).astype(kind) for seed in (5, 3))
     at = schedule.hops[0][0]
-    x = np.float32(at.alpha) * clean + np.float32(at.sigma) * drawn
-    got = walk(solver, schedule, x, TorchNoise(7))
+    x = kind(at.alpha) * clean + kind(at.sigma) * drawn
     exact = [walk(solver, schedule, x.astype(np.float64), Wide(7), by_table) for by_table in (False, True)]
     assert worst(exact[1], exact[0]) < 1e-9, "the table differs from its sampler"
     scheduler.set_timesteps(steps)
     times = scheduler.timesteps[cut * scheduler.order :]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(cut * scheduler.order)
+    if kind == np.float64:
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     start = scheduler.add_noise(torch.from_numpy(clean), torch.from_numpy(drawn), times[:1])
-    fixed = Frozen(scheduler, times)
-    return worst(got, reference(fixed, start.numpy(), steps, **options))
+    expected = reference(Frozen(scheduler, times), start.numpy(), steps, **options)
+    return worst(walk(solver, schedule, x, TorchNoise(7)) if kind == np.float32 else exact[0], expected)
 
 
 class Frozen:

@@ -32,11 +32,6 @@ TYPES = ("midpoint", "heun")
 ENDS = ("zero", "sigma_min")
 
 
-@pytest.fixture(autouse=True)
-def deis_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(samplers._FAMILIES, "deis", ("deis", DEIS, {}))
-
-
 class Wider:
     """torch, in which float32 is float64: a scheduler that casts to the former computes in the latter."""
 

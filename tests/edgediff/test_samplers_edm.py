@@ -40,11 +40,6 @@ KINDS = ("karras", "exponential")
 RANGES: list[dict[str, Any]] = [{}, {"sigma_min": 0.1, "sigma_max": 20.0, "rho": 5.0, "sigma_data": 1.0}]
 
 
-@pytest.fixture(autouse=True)
-def deis_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(samplers._FAMILIES, "deis", ("deis", DEIS, {}))
-
-
 @pytest.mark.parity
 @pytest.mark.parametrize(("prediction", "kind", "end"), itertools.product(PREDICTIONS, KINDS, ENDS))
 def test_edm_euler(prediction: str, kind: str, end: str) -> None:
@@ -116,7 +111,6 @@ def test_cut_schedules(class_name: str, extra: dict[str, Any]) -> None:
 @pytest.fixture
 def cosine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The class itself, which diffusers hides where torchsde is missing."""
-    monkeypatch.setitem(samplers._FAMILIES, "cosine_dpmpp", ("cosine_dpmpp", COSINE, {}))
     importlib.import_module("diffusers.schedulers")  # which looks for the real one
     if "torchsde" not in sys.modules:
         monkeypatch.setitem(sys.modules, "torchsde", types.ModuleType("torchsde"))

@@ -142,3 +142,32 @@ def test_betas_have_pytorchs_bits(count: int) -> None:
     for start, end in ((1e-4, 0.02), (0.00085**0.5, 0.012**0.5), (0.0015**0.5, 0.0195**0.5)):
         expected = torch.linspace(start, end, count, dtype=torch.float32).numpy()
         assert np.array_equal(_linspace32(start, end, count), expected)
+
+
+FEW_STEPS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    ("SD-Turbo", "EulerDiscreteScheduler", {"timestep_spacing": "trailing"}, {}),
+    ("SDXL-Turbo", "EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}, {}),
+    ("Lightning", "EulerDiscreteScheduler", {"timestep_spacing": "trailing"}, {}),
+    ("Lightning, one step", "EulerDiscreteScheduler",
+     {"timestep_spacing": "trailing", "prediction_type": "sample"}, {}),
+    ("Hyper-SD", "TCDScheduler", {}, {"eta": 1.0}),
+    ("Hyper-SD by DDIM", "DDIMScheduler", {"timestep_spacing": "trailing", "clip_sample": False}, {}),
+    ("Hyper-SD, one step", "LCMScheduler", {}, {"timesteps": [800]}),
+    ("TCD-LoRA", "TCDScheduler", {}, {"eta": 0.3}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "class_name", "extra", "options"), FEW_STEPS, ids=lambda v: str(v)[:40])
+def test_settings_of_few_step_models(
+    name: str, class_name: str, extra: dict[str, Any], options: dict[str, Any]
+) -> None:
+    for steps in (1, 2, 4, 8):
+        assert compare(class_name, {**BASE, **extra}, steps, **options) < 1e-5, (name, steps)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1, [999]), (2, [999, 499]), (4, [999, 749, 499, 249])])
+def test_turbo_asks_for_the_timesteps_it_was_distilled_on(steps: int, expected: list[int]) -> None:
+    config = {**BASE, "_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}
+    schedule = samplers.find(config).schedule(Request(steps))
+    assert [here.t for here, _ in schedule.hops] == expected
+    assert schedule.start == pytest.approx(14.6146, abs=1e-4)
