@@ -82,7 +82,7 @@ def walk(solver: Any, schedule: Any, x: np.ndarray, noise: Any, by_table: bool =
 
 
 def worst(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).max() / np.abs(b).max())
+    return float(np.abs(a - b).max() / (np.abs(b).max() or 1.0))
 
 
 def compare(class_name: str, config: dict[str, Any], steps: int, **options: Any) -> float:

@@ -1,7 +1,7 @@
 """Linear multistep in sigma space (x = clean + sigma * noise): Adams and Bashforth's method on uneven levels.
 
-The slope of the ordinary differential equation (Karras et al., 2022, eq. 1 and 3) is replaced by the polynomial
-through its last values, and that is integrated from this level to the next.
+The slope of the ordinary differential equation (Karras et al., 2022, eq. 1 and 3) is replaced by the
+polynomial through its last values, and that is integrated from this level to the next.
 """
 
 from __future__ import annotations
