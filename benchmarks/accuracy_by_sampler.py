@@ -1,8 +1,8 @@
 """Judged accuracy of the reference model by sampler and steps: ``python -m benchmarks.accuracy_by_sampler``.
 
 The teacher, which was not distilled, draws captions that training never saw by each sampler and number of
-steps, the same captions and seeds for all; an exact judge says how many whole captions are right. The table is
-written into docs/samplers.md, the numbers into benchmarks/results/accuracy_by_sampler.json.
+steps, the same captions and seeds for all; an exact judge says how many whole captions are right. The table
+is written into docs/samplers.md, the numbers into benchmarks/results/accuracy_by_sampler.json.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ STEPS = (4, 8, 20)
 
 def main() -> None:
     """Measure every row that is not there yet, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--captions", type=int, default=200)
     parser.add_argument("--keep", action="store_true", help="measure only what the results do not hold yet")
     parser.add_argument("--threads", type=int)
@@ -81,8 +83,8 @@ def _keep(found: dict[str, Any], captions: int) -> None:
 def _write(found: dict[str, Any], captions: int) -> None:
     spread = 196 * math.sqrt(0.25 / captions)
     lines = [
-        f"Whole captions right, %, of {captions} that training never saw (at most +-{spread:.0f} at 95 %), by the "
-        "teacher of the embedded model at guidance 3:",
+        f"Whole captions right, %, of {captions} that training never saw (at most +-{spread:.0f} at 95 %), "
+        "by the teacher of the embedded model at guidance 3:",
         "",
         f"| sampler | {' | '.join(f'{n} steps' for n in STEPS)} |",
         f"| --- |{' --- |' * len(STEPS)}",

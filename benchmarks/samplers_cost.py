@@ -2,8 +2,8 @@
 
 The denoiser is a function that returns at once, so all that is timed is the sampler's arithmetic and its
 noise, in microseconds a step, for latents of several model sizes. Medians of ``--repeats`` runs, with the
-smallest and the largest. ``--network`` also exports a U-Net of Stable Diffusion 1.5's size with random weights
-and times one guided pass (a batch of two) at 64x64 latents, so that the share can be stated; other sizes are
+smallest and the largest. ``--network`` also exports a U-Net of Stable Diffusion 1.5's size with random
+weights and times one guided pass (a batch of two) at 64x64 latents, so that the share can be stated; other sizes are
 given the same time for each latent number, which is a lower bound: their networks are larger, and attention
 grows faster than that.
 """
@@ -42,7 +42,9 @@ SD15 = {
 
 def main() -> None:
     """Measure; print one JSON object and a line for each size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--network", action="store_true", help="time a U-Net of SD 1.5's size too")
     parser.add_argument("--out", type=Path, help="write the JSON there")
@@ -58,7 +60,10 @@ def main() -> None:
                 rows[-1]["percent_of_network"] = round(100 * share, 4)
     found: dict[str, Any] = {"machine": card(), "steps": STEPS, "rows": rows}
     if passes:
-        found["network"] = {"seconds": [round(p, 3) for p in passes], "what": "SD 1.5 U-Net, batch 2, 64x64, fp32"}
+        found["network"] = {
+            "seconds": [round(p, 3) for p in passes],
+            "what": "SD 1.5 U-Net, batch 2, 64x64, fp32",
+        }
     text = json.dumps(found, indent=1)
     if options.out:
         options.out.write_text(text + "\n")
@@ -68,7 +73,10 @@ def main() -> None:
         worst = max(of_size, key=lambda row: row["median_us"])
         middle = statistics.median(row["median_us"] for row in of_size)
         share = f", at most {worst['percent_of_network']} % of the network" if passes else ""
-        print(f"{size}: median {middle:.0f} us a step; most {worst['median_us']:.0f} ({worst['sampler']}){share}")
+        print(
+            f"{size}: median {middle:.0f} us a step; most {worst['median_us']:.0f} "
+            f"({worst['sampler']}){share}"
+        )
 
 
 def _step(name: str, shape: tuple[int, ...], repeats: int) -> dict[str, float]:

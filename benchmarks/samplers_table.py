@@ -2,8 +2,8 @@
 
 Every value of every option that a sampler takes is tried alone, with every prediction and every spacing, at
 1 to 30 steps, against diffusers' scheduler with the same noise and a non-linear stand-in for the network. The
-largest difference, relative to the largest value of the result, goes into docs/samplers.md, with the counts of
-what was compared, of what both refuse, of what only we refuse, and of what the reference itself cannot do (it
+largest difference, relative to the largest value of the result, goes into docs/samplers.md, with the counts
+of what was compared, of what both refuse, of what only we refuse, and of what the reference itself cannot do (it
 returns NaN or fails with an error that is no refusal). Lines are those of the family's file without blanks,
 comments and docstrings. Needs PyTorch and diffusers.
 """
@@ -68,7 +68,9 @@ class Row:
 
 def main() -> None:
     """Compare everything and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", help="one sampler; prints its row and writes nothing")
     only = parser.parse_args().only
     warnings.simplefilter("ignore")
@@ -159,7 +161,14 @@ def _reference_works(class_name: str, config: dict[str, Any], steps: int) -> boo
 def _lines(file: str) -> int:
     """Lines that hold code."""
     source = Path(file).read_text()
-    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING}
+    skipped = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENCODING,
+    }
     held: set[int] = set()
     before = tokenize.NEWLINE
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -184,7 +193,11 @@ def _page(rows: list[Row]) -> str:
         )
     total = sum(row.compared for row in rows)
     over = [row.name for row in rows if row.worst > 1e-5]
-    lines += ["", f"{total} configurations compared; the gate is 1e-5. Above it: {', '.join(over) or 'none'}.", ""]
+    lines += [
+        "",
+        f"{total} configurations compared; the gate is 1e-5. Above it: {', '.join(over) or 'none'}.",
+        "",
+    ]
     for title, key in (
         ("Refused here although the reference samples it", "only_we_refuse"),
         ("Where the reference itself fails", "reference_fails"),
@@ -200,7 +213,11 @@ def _page(rows: list[Row]) -> str:
 
 def _short(labels: list[str]) -> list[str]:
     """Labels without the steps, each once, at most six."""
-    found = list(dict.fromkeys(label.partition(" at ")[0] + label.partition(":")[1] + label.partition(":")[2] for label in labels))
+    found = list(
+        dict.fromkeys(
+            label.partition(" at ")[0] + label.partition(":")[1] + label.partition(":")[2] for label in labels
+        )
+    )
     return found[:6] + ([f"and {len(found) - 6} more"] if len(found) > 6 else [])
 
 

@@ -179,7 +179,9 @@ def find(config: Mapping[str, Any], name: str | None = None, **options: Any) -> 
         with _sound(name):
             found: Schedule = family.schedule(merged, request)
         if not all(math.isfinite(v) for hop in found.hops for point in hop for v in point):
-            raise BundleError(f"sampler {name}: {len(found.hops)} steps of this configuration are not finite.")
+            raise BundleError(
+                f"sampler {name}: {len(found.hops)} steps of this configuration are not finite."
+            )
         return found
 
     with _sound(name):

@@ -147,7 +147,8 @@ def spaced(config: Config, steps: int, last: int | None = None, extra: int = 0) 
         offset: int = config["steps_offset"]
         return grid[: len(grid) - extra].astype(np.float64) + offset
     if kind == "trailing":
-        return np.round(np.arange(last, 0, -total / steps)).astype(np.float64) - 1
+        # Cut, because rounding may let the range reach one more value.
+        return np.round(np.arange(last, 0, -total / steps)[:steps]).astype(np.float64) - 1
     raise BundleError(
         f"scheduler config: timestep_spacing {kind!r} is unknown; use linspace, leading or trailing."
     )

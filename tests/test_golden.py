@@ -49,7 +49,9 @@ class Given:
         return np.float32(next(self._draws)).reshape(shape)
 
 
-@pytest.mark.parametrize("row", json.loads((make.HERE / "samplers.json").read_text()), ids=lambda r: r["table"])
+@pytest.mark.parametrize(
+    "row", json.loads((make.HERE / "samplers.json").read_text()), ids=lambda r: r["table"]
+)
 def test_the_loop_of_the_page_gives_the_numbers(row: dict[str, Any]) -> None:
     """The loop as docs/tables.md states it, written a second time, from the file's own bytes."""
     table = json.loads((make.HERE / row["table"]).read_text())
@@ -122,8 +124,8 @@ BEYOND_A_SCHEMA: list[dict[str, Any]] = [{"steps": 2}, {"operations": [["draw", 
 
 @pytest.mark.parametrize("change", BROKEN, ids=str)
 def test_broken_tables_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    good = {"format": "edgediff-table", "version": 1, "sampler": "x", "steps": 1, "start": 1.0, "registers": 1,
-            "operations": [["call", 0, 999, [[0, 1.0]]], ["step", 0, 0]]}  # fmt: skip
+    good = {"format": "edgediff-table", "version": 1, "sampler": "x", "steps": 1, "start": 1.0,
+            "registers": 1, "operations": [["call", 0, 999, [[0, 1.0]]], ["step", 0, 0]]}  # fmt: skip
     file = tmp_path / "table.json"
     file.write_text(json.dumps(good))
     assert tables.load(file).steps == 1

@@ -181,7 +181,8 @@ def pipeline(
     )  # fmt: skip
     unet = diffusers.UNet2DConditionModel(
         sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
-        in_channels=9 if kind is not None and kind.endswith("9") else 4, attention_head_dim=2, cross_attention_dim=16, time_cond_proj_dim=guidance_dims,
+        in_channels=9 if kind is not None and kind.endswith("9") else 4, attention_head_dim=2,
+        cross_attention_dim=16, time_cond_proj_dim=guidance_dims,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from edgediff.denoise import Conversion, Form, Limit
 from edgediff.errors import BundleError, InputError
 from edgediff.noise import Noise
 from edgediff.sampler import Array, Denoiser, Sampler, Step
-from edgediff.samplers.ddim import refuse
+from edgediff.samplers._levels import refuse
 from edgediff.schedule import Config, Point, Request, Schedule, chained, checked_timesteps
 
 DEFAULTS = {

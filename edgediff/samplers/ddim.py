@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-import numpy as np
+from collections.abc import Iterator
 
 from edgediff.denoise import limit_of
-from edgediff.errors import BundleError, InputError
 from edgediff.noise import Noise
 from edgediff.sampler import Array, Denoiser, Sampler, Step
-from edgediff.schedule import Config, Point, Request, Schedule, alphas_cumprod, checked_timesteps, spaced
+from edgediff.samplers._levels import points, refuse, whole_timesteps
+from edgediff.schedule import Config, Point, Request, Schedule
 
 DEFAULTS = {
     "num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
@@ -20,43 +18,6 @@ DEFAULTS = {
     "rescale_betas_zero_snr": False, "eta": 0.0, "use_clipped_model_output": False,
 }  # fmt: skip
 SUPPORTED = {"prediction_type": ("epsilon", "v_prediction", "sample")}
-
-
-def refuse(request: Request, *names: str) -> None:
-    """Refuse custom lists that the family's diffusers class does not take."""
-    for name in names:
-        if getattr(request, name) is not None:
-            raise InputError(f"{name}: this sampler takes no {name}; drop them or name another sampler.")
-
-
-def points(config: Config) -> Callable[[float], Point]:
-    """Return what gives a whole timestep's variance-preserving point.
-
-    Below timestep 0 lies the clean sample, or the cleanest training step without ``set_alpha_to_one``.
-    """
-    products = alphas_cumprod(config)
-    final = 1.0 if config.get("set_alpha_to_one", True) else float(products[0])
-
-    def point(t: float) -> Point:
-        if t >= len(products):
-            raise BundleError(
-                f"scheduler config: timestep {t:g} is outside the {len(products)} trained ones "
-                "(steps_offset?)."
-            )
-        product = float(products[int(t)]) if t >= 0 else final
-        return Point(float(t), product**0.5, (1 - product) ** 0.5)
-
-    return point
-
-
-def whole_timesteps(config: Config, request: Request) -> tuple[float, ...]:
-    """Return the caller's timesteps, or the spaced ones, rounded; noisiest first."""
-    total = config["num_train_timesteps"]
-    if request.timesteps is not None:
-        return checked_timesteps(request.timesteps, total)
-    if request.steps > total:
-        raise InputError(f"steps: {request.steps} were asked for, but the network knows {total} timesteps.")
-    return tuple(float(t) for t in np.round(spaced(config, request.steps)))
 
 
 def schedule(config: Config, request: Request) -> Schedule:

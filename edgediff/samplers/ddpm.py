@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from edgediff.denoise import limit_of
 from edgediff.noise import Noise
 from edgediff.sampler import Array, Denoiser, Sampler, Step
-from edgediff.samplers.ddim import points, refuse, whole_timesteps
+from edgediff.samplers._levels import points, refuse, whole_timesteps
 from edgediff.schedule import Config, Point, Request, Schedule, chained
 
 DEFAULTS = {

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from edgediff.noise import Noise
 from edgediff.sampler import Array, Denoiser, Sampler, Step
 from edgediff.samplers import euler
-from edgediff.samplers.ddim import refuse
+from edgediff.samplers._levels import refuse
 from edgediff.schedule import Config, Point, Request, Schedule
 
 DEFAULTS = {

@@ -8,7 +8,7 @@ from edgediff.denoise import Limit
 from edgediff.noise import Noise
 from edgediff.sampler import Array, Denoiser, Sampler, Step
 from edgediff.samplers import euler
-from edgediff.samplers.ddim import refuse
+from edgediff.samplers._levels import refuse
 from edgediff.schedule import Config, Point, Request, Schedule
 
 # sigma_min and sigma_max are Euler's; diffusers reads them here too where a configuration file has them.

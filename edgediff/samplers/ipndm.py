@@ -14,7 +14,7 @@ from edgediff import denoise as wrap
 from edgediff.denoise import Conversion
 from edgediff.noise import Noise
 from edgediff.sampler import Array, Denoiser, Sampler, Step
-from edgediff.samplers.ddim import refuse
+from edgediff.samplers._levels import refuse
 from edgediff.samplers.pndm import combined
 from edgediff.schedule import Config, Point, Request, Schedule, chained
 

@@ -12,7 +12,7 @@ import numpy as np
 from edgediff.noise import Noise
 from edgediff.sampler import Array, Denoiser, Sampler, Step
 from edgediff.samplers import euler
-from edgediff.samplers.ddim import refuse
+from edgediff.samplers._levels import refuse
 from edgediff.schedule import Config, Floats, Point, Request, Schedule, alphas_cumprod
 from edgediff.sigmas import sigma_table, timestep_of
 

@@ -10,7 +10,7 @@ from edgediff.denoise import limit_of
 from edgediff.errors import BundleError, InputError
 from edgediff.noise import Noise
 from edgediff.sampler import Array, Denoiser, Sampler, Step
-from edgediff.samplers.ddim import points, refuse
+from edgediff.samplers._levels import points, refuse
 from edgediff.schedule import Config, Point, Request, Schedule, chained, checked_timesteps
 
 DEFAULTS = {

@@ -14,7 +14,7 @@ from edgediff.errors import BundleError
 from edgediff.noise import Noise
 from edgediff.sampler import Array, Denoiser, Sampler, Step
 from edgediff.samplers import lcm
-from edgediff.samplers.ddim import points, refuse
+from edgediff.samplers._levels import points, refuse
 from edgediff.schedule import Config, Request, Schedule, chained
 
 DEFAULTS = {**lcm.DEFAULTS, "eta": 0.3}

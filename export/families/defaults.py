@@ -15,6 +15,7 @@ from edgediff.export.sources import Source
 OVERRIDES = "edgediff_defaults.json"
 _KNOWN = ("sampler", "num_inference_steps", "guidance_scale", "size")
 
+
 def defaults(
     source: Source,
     scheduler: Mapping[str, Any],

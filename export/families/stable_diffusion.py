@@ -96,7 +96,10 @@ def as_the_pipeline_has_it(scheduler: Mapping[str, Any], pipeline: str | None) -
         wanted["skip_prk_steps"] = True
     defaults = samplers.defaults_of(str(scheduler.get("_class_name", "")))
     effective = {**defaults, **scheduler}
-    return {**scheduler, **{key: value for key, value in wanted.items() if effective.get(key, value) != value}}
+    return {
+        **scheduler,
+        **{key: value for key, value in wanted.items() if effective.get(key, value) != value},
+    }
 
 
 def _parts(

@@ -31,17 +31,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "F102 no timesteps": ({"timesteps": []}, "timesteps"),
     "F102 rising timesteps": ({"timesteps": [1, 999]}, "timesteps"),
     "F102 steps and timesteps": ({"num_inference_steps": 2, "timesteps": [9]}, "give one of them"),
-    "F103 more steps than it was distilled on": ({"sampler": "lcm", "num_inference_steps": 51}, "distilled on 50"),
+    "F103 more steps than it was distilled on": (
+        {"sampler": "lcm", "num_inference_steps": 51}, "distilled on 50"),
     **{f"F104 guidance {v!r}": ({"guidance_scale": v}, "guidance_scale")
        for v in (NAN, INF, -INF, -1, 1e6, "7", True)},
     **{f"F104 rescale {v!r}": ({"guidance_rescale": v}, "guidance_rescale") for v in (NAN, -0.1, 1.1, "a")},
-    **{f"F105 seed {v!r}": ({"seed": v}, "seed") for v in (-1, 2**32, 2**63, 2**64, 2**65, 1.5, True, "7", NAN)},
+    **{f"F105 seed {v!r}": ({"seed": v}, "seed")
+       for v in (-1, 2**32, 2**63, 2**64, 2**65, 1.5, True, "7", NAN)},
     **{f"F105 philox seed {v!r}": ({"seed": v, "noise": "philox"}, "seed") for v in (-1, 2**64, 1.5)},
     "F105 seeds too few": ({"prompt": ["a", "b"], "seed": [1]}, "1 seeds were given for 2"),
     **{f"F106 height {v!r}": ({"height": v}, "height") for v in (0, -8, 10**9, 2**31, 8.0, "8", True)},
     "F106 width 7": ({"width": 7}, "the nearest is 8"),
     "F106 width 513": ({"width": 513}, "the nearest is 512"),
-    **{f"F108 batch {v!r}": ({"num_images_per_prompt": v}, "num_images_per_prompt") for v in (0, -1, 10**6, 1.5)},
+    **{f"F108 batch {v!r}": ({"num_images_per_prompt": v}, "num_images_per_prompt")
+       for v in (0, -1, 10**6, 1.5)},
     "F108 batch of prompts": ({"prompt": ["a"] * 33, "num_images_per_prompt": 2}, "at most 64"),
     "F113 unknown sampler": ({"sampler": "magic"}, "unknown; choose one of"),
     "F113 option of another sampler": ({"sampler": "euler", "eta": 0.5}, "no option of it"),
@@ -197,9 +200,12 @@ def test_f115_threads_do_not_change_the_noise_and_hardly_the_picture() -> None:
 def test_f116_the_clock_has_no_effect(fake_bundle: Path) -> None:
     script = (
         "import time, sys; time.time = lambda: 0.0; time.gmtime = None; import edgediff; "
-        f"print(edgediff.load({str(fake_bundle)!r}, runtime='null')('a', seed=1, output_type='latent').images.sum())"
+        f"pipe = edgediff.load({str(fake_bundle)!r}, runtime='null'); "
+        "print(pipe('a', seed=1, output_type='latent').images.sum())"
     )
     environment = {**os.environ, "TZ": "No/Where"}
-    odd = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    odd = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
     even = edgediff.load(fake_bundle, runtime="null")("a", seed=1, output_type="latent").images.sum()
     assert odd.stdout.strip() == str(even)

@@ -33,8 +33,6 @@ SHAPES: list[dict[str, Any]] = [
 DDIM, DDPM, EULER = "DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler"
 ANCESTRAL, HEUN, LMS = "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler"
 KDPM2, KDPM2_ANCESTRAL = "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"
-for _name, _class in (("kdpm2", KDPM2), ("kdpm2_ancestral", KDPM2_ANCESTRAL)):
-    samplers._FAMILIES.setdefault(_name, (_name, _class, {}))
 
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large")
 CASES: list[tuple[str, dict[str, Any]]] = [

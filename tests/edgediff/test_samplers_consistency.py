@@ -18,7 +18,6 @@ from tests.edgediff.test_samplers_classic import SHAPES, Frozen, cut_difference,
 from tests.sampler_parity import BASE, SHAPE, compare, reference, walk, worst
 
 parity = pytest.mark.parity
-samplers._FAMILIES.setdefault("ipndm", ("ipndm", "IPNDMScheduler", {}))
 CM, LCM, TCD = "CMStochasticIterativeScheduler", "LCMScheduler", "TCDScheduler"
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 FEW = (1, 2, 3, 4, 7, 8, 10, 14, 15, 20)

@@ -29,7 +29,6 @@ from tests.sampler_parity import BASE, SHAPE, compare, ours, reference, walk, wo
 
 parity = pytest.mark.parity
 PNDM = "PNDMScheduler"
-samplers._FAMILIES.setdefault("ipndm", ("ipndm", "IPNDMScheduler", {}))
 SKIP = {"skip_prk_steps": True}
 SD15 = {
     **BASE, **SKIP, "num_train_timesteps": 1000, "set_alpha_to_one": False, "steps_offset": 1,

@@ -1,5 +1,5 @@
-"""Whole pictures of image to image and inpainting against diffusers' own pipelines: same weights, same seed, a
-CPU generator; within 2/255 everywhere."""
+"""Whole pictures of image to image and inpainting against diffusers' own pipelines: same weights, same seed,
+a CPU generator; within 2/255 everywhere."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def generators(seed: Any) -> Any:
 
 
 def eta_of(name: str) -> dict[str, float]:
-    """diffusers' pipelines hand TCD an eta of 0 unless told; its scheduler's own default, ours too, is 0.3."""
+    """diffusers' pipelines hand TCD an eta of 0 unless told; its scheduler's own default, and ours, is 0.3."""
     return {"eta": 0.3} if name == "tcd" else {}
 
 
@@ -121,7 +121,9 @@ def test_one_picture_for_a_batch(exported: Any) -> None:
 
 
 @pytest.mark.parametrize(("steps", "strength", "seed"), [(4, 0.5, 1), (4, 0.9, [2, 3]), (1, 0.3, 4)])
-def test_lcm_lays_its_grid_out_for_the_strength(exported: Any, steps: int, strength: float, seed: Any) -> None:
+def test_lcm_lays_its_grid_out_for_the_strength(
+    exported: Any, steps: int, strength: float, seed: Any
+) -> None:
     reference, pipe = exported("LatentConsistencyModelImg2ImgPipeline", "lcm", 8)
     prompts = ["red circle", "white"]
     options: dict[str, Any] = {
@@ -216,7 +218,9 @@ def test_a_callback_changes_the_latents(exported: Any) -> None:
         return callback
 
     options: dict[str, Any] = {"num_inference_steps": 5, "output_type": "np", **SIZE}
-    expected = reference("cat", generator=generators(1), callback_on_step_end=halve("theirs"), **options).images
+    expected = reference(
+        "cat", generator=generators(1), callback_on_step_end=halve("theirs"), **options
+    ).images
     got = pipe("cat", seed=1, callback_on_step_end=halve("ours"), **options).images
     assert seen["ours"] == seen["theirs"]
     assert difference(expected, got) <= 2
