@@ -201,6 +201,9 @@ def _check_kinds(name: str, config: Mapping[str, Any], defaults: Mapping[str, An
             kinds = "a word", isinstance(value, str)
         if kinds is not None and value is not None and not kinds[1]:
             raise BundleError(f"sampler {name}: {key} is {value!r:.40}; it must be {kinds[0]}.")
+    total = config.get("num_train_timesteps", 1)
+    if not isinstance(total, int) or not 1 <= total <= 1_000_000:
+        raise BundleError(f"sampler {name}: num_train_timesteps is {total!r:.40}; it must be 1 to 10^6.")
 
 
 @contextlib.contextmanager

@@ -30,7 +30,8 @@ DEFAULTS = {
 }  # fmt: skip
 SUPPORTED = {
     "prediction_type": ("epsilon", "v_prediction", "sample", "flow_prediction"),
-    "variance_type": (None,),
+    # Only learned variances change what the solver reads; the others are for other solvers.
+    "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
 }
 conversion = _dpm_levels.conversion
 

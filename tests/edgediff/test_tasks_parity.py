@@ -88,7 +88,7 @@ def generators(seed: Any) -> Any:
 
 
 def eta_of(name: str) -> dict[str, float]:
-    """diffusers' pipelines hand TCD an eta of 0 unless told; its scheduler's own default, and ours, is 0.3."""
+    """diffusers' pipelines hand TCD an eta of 0 unless told; its scheduler's default, and ours, is 0.3."""
     return {"eta": 0.3} if name == "tcd" else {}
 
 
