@@ -4,8 +4,8 @@ The denoiser is a function that returns at once, so all that is timed is the sam
 noise, in microseconds a step, for latents of several model sizes. Medians of ``--repeats`` runs, with the
 smallest and the largest. ``--network`` also exports a U-Net of Stable Diffusion 1.5's size with random
 weights and times one guided pass (a batch of two) at 64x64 latents, so that the share can be stated; other
-sizes are given the same time for each latent number, which is a lower bound: their networks are larger, and attention
-grows faster than that.
+sizes are given the same time for each latent number, which is a lower bound: their networks are larger, and
+attention grows faster than that.
 """
 
 from __future__ import annotations

@@ -217,9 +217,9 @@ def _page(rows: list[Row]) -> str:
     lines += [
         "## Over the gate: who is off",
         "",
-        "Float32 loses digits where sigma reaches thousands (cosine betas, zero SNR) or where one or two steps",
-        "span everything. Of each sampler the three worst, with the distance of both from our sampler in float64,",
-        "which tests hold to diffusers' formulas in float64 within 1e-5.",
+        "Float32 loses digits where sigma reaches thousands (cosine betas, zero SNR) or where one or two",
+        "steps span everything. Of each sampler the three worst, with the distance of both from our sampler",
+        "in float64, which tests hold to diffusers' formulas in float64 within 1e-5.",
         "",
         "| sampler | configuration | difference | ours from float64 | diffusers from float64 |",
         "| --- | --- | --- | --- | --- |",
