@@ -56,13 +56,22 @@ def save_teacher(model: Model, folder: Path = TEACHER) -> None:
     unet = without_guidance_input(model.unet)
     for name, net in {"text_encoder": model.text, "unet": unet, "vae": model.vae}.items():
         _half(net).save_pretrained(part / name)
+        _without_path(part / name / "config.json")
     _put(part, folder)
+
+
+def _without_path(config: Path) -> None:
+    """Networks that were loaded remember from where; nobody else has that folder."""
+    value = json.loads(config.read_text())
+    if value.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def save_student(unet: UNet2DConditionModel, scheduler: LCMScheduler, folder: Path = STUDENT) -> None:
     """Write what a student has of its own: its U-Net and its scheduler."""
     part = _fresh(folder)
     _half(unet).save_pretrained(part / "unet")
+    _without_path(part / "unet" / "config.json")
     scheduler.save_pretrained(part / "scheduler")
     _put(part, folder)
 
