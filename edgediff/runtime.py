@@ -8,9 +8,8 @@ weights.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,43 +83,46 @@ class Runtime(Protocol):
 
 def names() -> tuple[str, ...]:
     """Return the runtimes that can be named: those that ship and those that entry points add."""
+    return tuple(sorted(_own() | {point.name for point in _added()}))
+
+
+def _own() -> set[str]:
+    """The runtimes that ship."""
     try:
         package = importlib.import_module("edgediff.runtimes")
     except ImportError:
-        return ()
+        return set()
     # pkgutil, not a listing of files: frozen applications keep modules in an archive.
-    own = {
+    return {
         module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")
     }
-    added = {point.name for point in importlib.metadata.entry_points(group="edgediff.runtimes")}
-    return tuple(sorted(own | added))
+
+
+def _added() -> Iterable[Any]:
+    """Entry points of other packages; reading them takes longer than loading a small graph."""
+    from importlib import metadata
+
+    return metadata.entry_points(group="edgediff.runtimes")
 
 
 def find(name: str) -> Runtime:
-    """Return the runtime ``name``.
+    """Return the runtime ``name``; one that ships is never replaced by another package's.
 
     Raises:
         InputError: there is no such runtime.
         UnsupportedError: its package is not installed.
     """
-    for point in importlib.metadata.entry_points(group="edgediff.runtimes"):
+    try:
+        if name in _own():
+            own: Runtime = importlib.import_module(f"edgediff.runtimes.{name}").runtime()
+            return own
+    except ImportError as error:
+        raise UnsupportedError(f"runtime {name!r} cannot be loaded: {error}.") from error
+    for point in _added():
         if point.name == name:
             found: Runtime = point.load()()
             return found
-    module_name = f"edgediff.runtimes.{name}"
-    unknown = InputError(f"runtime {name!r} is unknown; choose one of {', '.join(names())}.")
-    if not name.isidentifier() or name.startswith("_"):
-        raise unknown
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name == module_name and name not in names():
-            raise unknown from None
-        raise UnsupportedError(f"runtime {name!r} cannot be loaded: {error}.") from error
-    except ImportError as error:
-        raise UnsupportedError(f"runtime {name!r} cannot be loaded: {error}.") from error
-    own: Runtime = module.runtime()
-    return own
+    raise InputError(f"runtime {name!r} is unknown; choose one of {', '.join(names())}.")
 
 
 def fitted(value: float, spec: TensorSpec, batch: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -69,16 +68,19 @@ def import_onnxruntime() -> Any:
 def installed_wheels() -> list[str]:
     """Return the installed distributions that own the package onnxruntime; two of them overwrite each other.
 
-    Asked by name, since a scan of every installed package costs a tenth of a second of each start.
+    Read from the names of their ``.dist-info`` folders: importing importlib.metadata, with the mail parser
+    that it needs, costs a twentieth of each start.
     """
-    found = []
-    for name in WHEELS:
+    found = set()
+    for folder in sys.path:
         try:
-            importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
+            names = os.listdir(folder or ".")  # noqa: PTH208  (a Path for each entry of a site costs more)
+        except OSError:  # an archive, or a folder that is not there
             continue
-        found.append(name)
-    return found
+        for name in names:
+            if name.startswith("onnxruntime") and name.endswith(".dist-info"):
+                found.add(name.partition("-")[0].replace("_", "-").lower())
+    return [name for name in WHEELS if name in found]
 
 
 def devices() -> Sequence[str]:

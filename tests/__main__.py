@@ -78,7 +78,8 @@ def set_up(with_torch: bool) -> Path:
     pip = [python, "-m", "pip", "install", "--quiet", "--constraint", CONSTRAINTS]
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
     # PyTorch first and by itself, so that nothing else decides which build of it comes.
-    wanted = [["torch"], ["diffusers", "transformers"]] if with_torch else []
+    # diffusers asks for scipy where it lays out beta sigmas, and for LMS.
+    wanted = [["torch"], ["diffusers", "transformers", "scipy"]] if with_torch else []
     wanted += [["setuptools", *groups["dev"]], ["--no-build-isolation", "--editable", ".[export]"]]
     for packages in wanted:
         if not step("install " + " ".join(packages), [*pip, *packages]):
