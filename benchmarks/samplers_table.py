@@ -1,11 +1,11 @@
 """What each sampler reads and how near it is to diffusers: ``python -m benchmarks.samplers_table``.
 
 Every value of every option that a sampler takes is tried alone, with every prediction and every spacing, at
-1 to 30 steps, against diffusers' scheduler with the same noise and a non-linear stand-in for the network. The
-largest difference, relative to the largest value of the result, goes into docs/samplers.md, with the counts
-of what was compared, of what both refuse, of what only we refuse, and of what the reference itself cannot do
-(it returns NaN or fails with an error that is no refusal). Lines are those of the family's file without
-blanks, comments and docstrings. Needs PyTorch and diffusers.
+1 to 30 steps, against diffusers' scheduler with the same noise and a non-linear stand-in for the network.
+The largest difference, relative to the largest value of the result, goes into docs/samplers.md, with the
+counts of what was compared, of what the reference refuses, of what only we refuse, and of what the
+reference itself cannot do (it returns NaN or fails with an error that is no refusal). Lines are those of
+the family's file without blanks, comments and docstrings. Needs PyTorch and diffusers.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def _page(rows: list[Row]) -> str:
         lines += ["", *([] if listed else ["None.", ""])]
     refused = sum(row.both_refuse for row in rows)
     lines += [
-        f"{refused} more are refused by both.",
+        f"{refused} more are refused by the reference.",
         "",
         "## What each reads from `scheduler_config.json`",
         "",

@@ -351,3 +351,12 @@ def test_the_mark_stays_without_metadata(draw: Run, tmp_path: Path) -> None:
         data = (tmp_path / name).read_bytes()
         assert b"secret" not in data
         assert b"trainedAlgorithmicMedia" in data
+
+
+def test_what_a_start_picture_says_of_its_origin_is_not_lost_in_silence(run: Run, tmp_path: Path) -> None:
+    """F100: the result of a picture that a model made is marked as made from one, and says what it drops."""
+    assert run("run", "a red circle", "-o", "a.png", "-s", "1").status == 0
+    done = run("run", "a blue square", "-i", "a.png", "-o", "b.png", "-s", "1")
+    assert done.status == 0
+    assert "warning: a.png says where it comes from" in done.err
+    assert b"compositeWithTrainedAlgorithmicMedia" in (tmp_path / "b.png").read_bytes()
