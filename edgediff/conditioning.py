@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from edgediff import denoise as wrap
-from edgediff import embeddings
+from edgediff import embeddings, latents
 from edgediff.errors import InputError
+from edgediff.noise import Noise
 from edgediff.parts import Parts
+from edgediff.plan import Plan
 from edgediff.runtime import Tensor, fitted
 from edgediff.sampler import Array
 from edgediff.schedule import Point
@@ -27,6 +29,18 @@ def network_of(parts: Parts, call: Call, beside: Array | None = None) -> wrap.Ne
     if negatives is None:
         return network
     return wrap.guided(network, call.guidance_scale, call.guidance_rescale)
+
+
+def planned(parts: Parts, call: Call, network: wrap.Network, x: Array, noise: Noise) -> Plan:
+    """Return the plan of a call whose network is bound and whose start is made."""
+    return Plan(
+        denoise=wrap.denoiser(network, call.solver.conversion),
+        x=x,
+        schedule=call.schedule,
+        sampler=call.solver.sampler,
+        noise=noise,
+        decode=lambda done: latents.decode(parts, done),
+    )
 
 
 def _embedded(parts: Parts, call: Call) -> tuple[Array, Array | None]:

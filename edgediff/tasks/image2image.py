@@ -12,10 +12,9 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from edgediff import denoise as wrap
 from edgediff import latents
 from edgediff.bundle import Bundle
-from edgediff.conditioning import network_of
+from edgediff.conditioning import network_of, planned
 from edgediff.errors import InputError
 from edgediff.noise import Noise
 from edgediff.parts import Parts
@@ -77,14 +76,7 @@ def plan(parts: Parts, asked: Request) -> Plan:
     else:
         known = encoded(parts, asked.pictures, noise, call)
         x = noised(call.schedule, known, _start(noise, call, known.shape))
-    return Plan(
-        denoise=wrap.denoiser(network, call.solver.conversion),
-        x=x,
-        schedule=call.schedule,
-        sampler=call.solver.sampler,
-        noise=noise,
-        decode=lambda done: latents.decode(parts, done),
-    )
+    return planned(parts, call, network, x, noise)
 
 
 def _start(noise: Noise, call: Call, shape: tuple[int, ...]) -> Array:

@@ -14,10 +14,9 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from edgediff import denoise as wrap
 from edgediff import latents
 from edgediff.bundle import Bundle
-from edgediff.conditioning import network_of
+from edgediff.conditioning import network_of, planned
 from edgediff.noise import Noise, PerPicture
 from edgediff.parts import Parts
 from edgediff.plan import Plan
@@ -108,21 +107,10 @@ def plan(parts: Parts, asked: Request) -> Plan:
     hidden = _encoded(parts, asked.pictures * (asked.masks < 0.5), noise, call)
     if told:
         network = network_of(parts, call, np.concatenate([small, hidden], axis=1))
-        return _plan(parts, call, network, x, noise)
+        return planned(parts, call, network, x, noise)
     assert known is not None
-    whole = _plan(parts, call, network_of(parts, call), x, noise)
+    whole = planned(parts, call, network_of(parts, call), x, noise)
     return keeping(whole, known, small, drawn)
-
-
-def _plan(parts: Parts, call: Call, network: wrap.Network, x: Array, noise: Noise) -> Plan:
-    return Plan(
-        denoise=wrap.denoiser(network, call.solver.conversion),
-        x=x,
-        schedule=call.schedule,
-        sampler=call.solver.sampler,
-        noise=noise,
-        decode=lambda done: latents.decode(parts, done),
-    )
 
 
 def keeping(plan: Plan, known: Array, mask: Array, drawn: Array) -> Plan:

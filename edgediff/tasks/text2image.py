@@ -10,10 +10,8 @@ from typing import Unpack
 
 import numpy as np
 
-from edgediff import denoise as wrap
-from edgediff import latents
 from edgediff.bundle import Bundle
-from edgediff.conditioning import network_of
+from edgediff.conditioning import network_of, planned
 from edgediff.errors import InputError
 from edgediff.parts import Parts
 from edgediff.plan import Plan
@@ -47,11 +45,4 @@ def plan(parts: Parts, call: Call) -> Plan:
         shape = check.latent_shape(parts.bundle, call.batch, call.size)
         x = noise.draw(shape) if call.latents is None else call.latents
         x = np.float32(call.schedule.start) * x
-    return Plan(
-        denoise=wrap.denoiser(network, call.solver.conversion),
-        x=x,
-        schedule=call.schedule,
-        sampler=call.solver.sampler,
-        noise=noise,
-        decode=lambda done: latents.decode(parts, done),
-    )
+    return planned(parts, call, network, x, noise)
