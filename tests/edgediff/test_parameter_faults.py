@@ -131,7 +131,7 @@ def test_f112_a_flat_picture_is_said_to_be_one() -> None:
     assert media.suspicious(flat) is None
 
 
-SCHEDULERS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
+SCHEDULERS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Exception], ...]]] = {
     "unknown class": ({"_class_name": "NoScheduler"}, UnsupportedError),
     "no class": ({"_class_name": None}, BundleError),
     "beta of 1": ({"beta_schedule": "linear", "beta_end": 1.5}, BundleError),
@@ -142,7 +142,7 @@ SCHEDULERS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     "too many timesteps": ({"num_train_timesteps": 10**9}, BundleError),
     "timesteps that are words": ({"num_train_timesteps": "1000"}, BundleError),
     "unknown spacing": ({"timestep_spacing": "random"}, BundleError),
-    "unknown prediction": ({"prediction_type": "score"}, (UnsupportedError, BundleError)),  # type: ignore[dict-item]
+    "unknown prediction": ({"prediction_type": "score"}, (UnsupportedError, BundleError)),
     "offset beyond the table": ({"steps_offset": 5000}, BundleError),
     "beta that is a word": ({"beta_start": "small"}, BundleError),
 }
