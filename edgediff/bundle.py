@@ -6,7 +6,6 @@ without a manifest is read by :mod:`edgediff.optimum_folder`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 from edgediff import links, manifest
 from edgediff.errors import BundleError
 from edgediff.links import Receipt
-from edgediff.manifest import Fields
 
 Dim = str | int
 # What the tokenizer reads if it lies there.
@@ -44,6 +42,7 @@ class GraphSpec:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     weights: tuple[str, ...] = ()
+    numerics: str | None = None  # "proven" or "unproven", for graphs stored in half precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +58,62 @@ class Latents:
 
 
 @dataclass(frozen=True, slots=True)
+class TextEncoder:
+    """One of the text encoders whose states are joined along their channels, in the order of the list.
+
+    ``hidden`` names the output that the denoiser reads: ``last_hidden_state``, or ``hidden_states.N`` (the
+    states before layer N, without the final norm). ``pooled`` names the output that goes to the denoiser's
+    ``text_embeds``, where this encoder has one.
+    """
+
+    role: str
+    length: int
+    tokenizer: str
+    hidden: str = "last_hidden_state"
+    pooled: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
-    """Length of the text encoder's input and the tokenizer file."""
+    """Length of the text encoder's input and the tokenizer file, those of the first of ``encoders``.
+
+    ``zero_negative``: without a negative prompt, guidance steers away from zeros, not from the empty text.
+    """
 
     length: int
     tokenizer: str
+    encoders: tuple[TextEncoder, ...] = ()
+    zero_negative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A network whose residuals steer the denoiser (ControlNet): its role, and its picture's channels."""
+
+    role: str
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The range of a setting that a model was made for; outside it a call warns or is refused."""
+
+    low: float
+    high: float
+    outside: str  # "warn" or "refuse"
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a call uses unless it says otherwise."""
+    """What a call uses unless it says otherwise. ``limits`` is by argument: ``guidance_scale``, ..."""
 
     sampler: str | None
     num_inference_steps: int
     guidance_scale: float
     size: Mapping[str, int]
+    timesteps: tuple[float, ...] | None = None
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    recipe: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +126,11 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle; nothing is loaded yet. ``components`` maps a role to its graphs."""
+    """An opened bundle; nothing is loaded yet. ``components`` maps a role to its graphs.
+
+    ``size_ids`` names the numbers that the denoiser reads as ``time_ids``, in order; ``profiles`` the forms
+    of graphs that a device takes, the preferred one first.
+    """
 
     path: Path
     family: str
@@ -97,6 +141,9 @@ class Bundle:
     components: Mapping[str, tuple[GraphSpec, ...]]
     text: Text | None = None
     guidance_embedding: int | None = None
+    size_ids: tuple[str, ...] = ()
+    controls: tuple[Control, ...] = ()
+    profiles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format_version: str | None = None
@@ -119,7 +166,9 @@ class Bundle:
                 f"{folder}: there is no such folder; a bundle is a folder with {manifest.MANIFEST}."
             )
         if (folder / manifest.MANIFEST).exists():
-            return _parse(folder, manifest.read_json(folder / manifest.MANIFEST))
+            from edgediff.bundle_reader import parse
+
+            return parse(folder, manifest.read_json(folder / manifest.MANIFEST))
         if (folder / "model_index.json").exists():
             from edgediff.optimum_folder import open_folder
 
@@ -199,172 +248,3 @@ class Bundle:
                     raise BundleError(
                         f"{file}: the manifest does not list it; remove it or export the bundle again."
                     )
-
-
-# Objects that may hold anything.
-OPEN_ENDED = ("origin", "model.scheduler", "measured", "quality")
-
-
-def _parse(folder: Path, value: Any) -> Bundle:
-    from edgediff import agreement
-
-    root = Fields(value, str(folder / manifest.MANIFEST))
-    manifest.check_version(root.text("format_version", 16), root.where)
-    root.text("edgediff_version", 64)
-    origin = root.at("origin")
-    origin.text("source", 1024)
-    for key in ("revision", "license"):
-        if key in origin:
-            origin.text(key)
-    for key in ("measured", "quality"):
-        root.maybe(key)
-    model = root.at("model")
-    parts = root.items("components")
-    components = {role: _graphs(part) for role, part in parts}
-    if not components:
-        raise BundleError(f"{root.where}.components: it is empty; a bundle has at least one graph.")
-    files = _files(root)
-    _check_listed(components, files, root.where)
-    _check_tables(root, files)
-    for role, part in parts:
-        if "parameters" in part and part.path("parameters") not in files:
-            raise BundleError(f"{root.where}: the parameters of {role} are not among the listed files.")
-    guidance = model.maybe("guidance_embedding")
-    bundle = Bundle(
-        path=folder,
-        family=model.text("family", 64),
-        tasks=model.texts("tasks", 32) if "tasks" in model else (),
-        scheduler=model.at("scheduler").value,
-        latents=_latents(model.at("latents")),
-        defaults=_defaults(root.at("defaults")),
-        components=components,
-        text=_text(model.maybe("text"), files, root.where),
-        guidance_embedding=None if guidance is None else guidance.whole("dims", 2),
-        origin=origin.value,
-        files=files,
-        format_version=root.text("format_version", 16),
-    )
-    agreement.check(bundle)
-    _warn_of_unknown(root)
-    return bundle
-
-
-def _check_tables(root: Fields, files: Mapping[str, FileRecord]) -> None:
-    """Sampler tables are for programs without samplers; what the manifest says of them must hold."""
-    for table in root.objects("tables") if "tables" in root else ():
-        table.text("sampler", 64)
-        table.whole("num_inference_steps", 1, 1000)
-        if table.path("file") not in files:
-            raise BundleError(f"{table.where}: {table.path('file')} is not among the listed files.")
-
-
-def _warn_of_unknown(root: Fields) -> None:
-    unknown = (place.removeprefix(f"{root.where}.") for place in root.unknown(OPEN_ENDED))
-    found = [ascii(place)[1:-1][:60] for place in unknown]
-    if found:
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        warnings.warn(
-            f"{root.where}: {', '.join(found[:5])}{more}: unknown to this edgediff and ignored; upgrade it "
-            "if they matter.",
-            manifest.UnknownField,
-            stacklevel=4,  # whoever opened the bundle
-        )
-
-
-def _graphs(part: Fields) -> tuple[GraphSpec, ...]:
-    specs = tuple(
-        GraphSpec(
-            runtime=g.text("runtime", 64),
-            profile=g.text("profile", 64),
-            file=g.path("file"),
-            precision=g.text("precision", 64),
-            inputs=_tensors(g, "inputs"),
-            outputs=_tensors(g, "outputs"),
-            weights=tuple(
-                manifest.safe_name(w, f"{g.where}.weights")
-                for w in (g.texts("weights", 16) if "weights" in g else ())
-            ),
-        )
-        for g in part.objects("graphs")
-    )
-    if not 1 <= len(specs) <= 32:
-        raise BundleError(f"{part.where}.graphs: expected 1 to 32 graphs, found {len(specs)}.")
-    return specs
-
-
-def _tensors(graph: Fields, key: str) -> tuple[TensorSpec, ...]:
-    found = []
-    for tensor in graph.objects(key):
-        dtype = tensor.text("dtype")
-        if dtype not in manifest.DTYPES:
-            raise BundleError(f"{tensor.where}.dtype: {dtype!r} is not one of {', '.join(manifest.DTYPES)}.")
-        dims = tensor.anything("dims")
-        if not isinstance(dims, list) or len(dims) > 8 or not all(_is_dim(d) for d in dims):
-            raise BundleError(f"{tensor.where}.dims: expected up to 8 names or sizes, found {dims!r:.60}.")
-        found.append(TensorSpec(tensor.text("name"), dtype, tuple(dims)))
-    if not 1 <= len(found) <= 256:
-        raise BundleError(f"{graph.where}.{key}: expected 1 to 256 tensors, found {len(found)}.")
-    return tuple(found)
-
-
-def _is_dim(dim: object) -> bool:
-    if isinstance(dim, str):
-        return 1 <= len(dim) <= 64
-    return isinstance(dim, int) and not isinstance(dim, bool) and 1 <= dim <= 1 << 40
-
-
-def _latents(f: Fields) -> Latents:
-    axes, downscale = f.texts("axes", 8), f.wholes("downscale")
-    if axes[:2] != ("batch", "channels") or len(set(axes)) != len(axes):
-        raise BundleError(
-            f"{f.where}.axes: expected 2 to 8 different names, batch and channels first; found {list(axes)}."
-        )
-    if set(downscale) != set(axes[2:]):
-        raise BundleError(
-            f"{f.where}.downscale: expected a factor for each of {list(axes[2:])}, found {list(downscale)}."
-        )
-    scale = f.number("scaling_factor")
-    if scale <= 0:
-        raise BundleError(f"{f.where}.scaling_factor: {scale} is not above 0.")
-    return Latents(f.whole("channels"), axes, downscale, scale, f.number("shift_factor"))
-
-
-def _defaults(f: Fields) -> Defaults:
-    return Defaults(
-        sampler=f.text("sampler", 64),
-        num_inference_steps=f.whole("num_inference_steps", 1, 1000),
-        guidance_scale=f.number("guidance_scale", 0, 100),
-        size=f.wholes("size") if "size" in f else {},
-    )
-
-
-def _text(f: Fields | None, files: Mapping[str, FileRecord], where: str) -> Text | None:
-    if f is None:
-        return None
-    tokenizer = f.path("tokenizer")
-    if tokenizer not in files:
-        raise BundleError(f"{where}: the tokenizer {tokenizer} is not among the listed files.")
-    return Text(f.whole("length", 3), tokenizer)
-
-
-def _files(root: Fields) -> dict[str, FileRecord]:
-    files = {}
-    for name, record in root.items("files"):
-        digest = record.text("sha256", 64)
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-            raise BundleError(f"{record.where}.sha256: expected 64 lower-case hex digits, found {digest!r}.")
-        files[manifest.safe_name(name, f"{root.where}.files")] = FileRecord(
-            record.whole("bytes", 0, 1 << 40), digest
-        )
-    manifest.check_distinct(list(files), f"{root.where}.files")
-    return files
-
-
-def _check_listed(
-    components: Mapping[str, tuple[GraphSpec, ...]], files: Mapping[str, FileRecord], where: str
-) -> None:
-    for role, specs in components.items():
-        for spec in specs:
-            for name in (spec.file, *spec.weights):
-                if name not in files:
-                    raise BundleError(f"{where}: {role} needs {name}, which is not among the listed files.")

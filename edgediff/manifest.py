@@ -205,6 +205,26 @@ class Fields:
             )
         return float(value)
 
+    def numbers(self, key: str, limit: int) -> tuple[float, ...]:
+        found = self._list(key)
+        if not 1 <= len(found) <= limit or not all(
+            isinstance(v, (int, float)) and not isinstance(v, bool) for v in found
+        ):
+            raise BundleError(f"{self.where}.{key}: expected 1 to {limit} numbers, found {found!r:.60}.")
+        return tuple(float(v) for v in found)
+
+    def flag(self, key: str) -> bool:
+        value = self._get(key)
+        if not isinstance(value, bool):
+            raise BundleError(f"{self.where}.{key}: expected true or false, found {value!r:.60}.")
+        return value
+
+    def one_of(self, key: str, words: tuple[str, ...]) -> str:
+        value = self.text(key)
+        if value not in words:
+            raise BundleError(f"{self.where}.{key}: {value!r:.60} is not one of {', '.join(words)}.")
+        return value
+
     def _get(self, key: str) -> Any:
         self._here.add(key)
         if key not in self.value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgediff.bundle import Bundle, Defaults, GraphSpec, Latents, Text
+from edgediff.bundle import Bundle, Defaults, GraphSpec, Latents, Text, TextEncoder
 from edgediff.errors import BundleError, UnsupportedError
 from edgediff.manifest import Fields, read_json
 
@@ -60,6 +60,8 @@ def open_folder(folder: Path) -> Bundle:
     guidance_dims = unet.whole("time_cond_proj_dim", 2) if "time_cond_proj_dim" in unet else None
     channels = vae.whole("latent_channels") if "latent_channels" in vae else 4
     told = unet.whole("in_channels") == 2 * channels + 1  # it reads a mask and a masked picture as well
+    length = _config(folder, "text_encoder").whole("max_position_embeddings", 3)
+    tokenizer = "tokenizer/vocab.json"
     return Bundle(
         path=folder,
         family="stable-diffusion",
@@ -79,9 +81,7 @@ def open_folder(folder: Path) -> Bundle:
             size={"height": size, "width": size},
         ),
         components=components,
-        text=Text(
-            _config(folder, "text_encoder").whole("max_position_embeddings", 3), "tokenizer/vocab.json"
-        ),
+        text=Text(length, tokenizer, (TextEncoder("text_encoder", length, tokenizer),)),
         guidance_embedding=guidance_dims,
         origin={"source": folder.name},
     )

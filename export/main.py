@@ -63,7 +63,7 @@ def _build(source: Source) -> Model:
         return stable_diffusion.build(source)
     covered = ", ".join(stable_diffusion.PIPELINES)
     raise UnsupportedError(
-        f"{source.folder}: is a {source.pipeline or 'nameless model'}; covered are {covered}."
+        f"{source.where}: is a {source.pipeline or 'nameless model'}; covered are {covered}."
     )
 
 

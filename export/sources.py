@@ -10,29 +10,38 @@ from typing import Any
 
 from edgediff.errors import InputError, SourceError, UnsupportedError
 from edgediff.export.json_files import read_json
-from edgediff.export.tensors import Tensors
+from edgediff.export.tensors import TensorFiles, Tensors
 
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _STEMS = ("diffusion_pytorch_model", "model")
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One part of a model: its folder, its class as the index names it, its configuration, its tensors."""
+    """One part of a model: its class as the index names it, its configuration, its tensors.
+
+    ``where`` is the folder or file that messages about it name.
+    """
 
     name: str
     class_name: str
-    folder: Path
+    where: Path
     config: Mapping[str, Any]
     tensors: Tensors
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
-    """A model folder whose index has been read."""
+    """A model that can be read part by part, wherever it lies. Families see nothing else.
 
-    folder: Path
+    ``where`` is the folder or file that messages name; ``index`` is a ``model_index.json``, or what it would
+    say. Subclasses know how parts are found.
+    """
+
+    where: Path
     index: Mapping[str, Any]
+    revision: str | None = None
+    name: str | None = None
 
     @property
     def pipeline(self) -> str:
@@ -41,16 +50,61 @@ class Source:
 
     @property
     def label(self) -> str:
-        """How the manifest names the origin: the hub's name if the index has it, else the folder's."""
-        name = self.index.get("_name_or_path")
-        if isinstance(name, str) and re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name):
-            return name
-        return self.folder.absolute().name
+        """How the manifest names the origin: the hub's name if it is known, else the file's or folder's."""
+        for name in (self.name, self.index.get("_name_or_path")):
+            if isinstance(name, str) and re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name):
+                return name
+        return self.where.absolute().name
+
+    @property
+    def license(self) -> str | None:
+        """The licence that the model states; None where it states none."""
+        return None
+
+    def class_of(self, name: str) -> str | None:
+        """The class that the index names for a component; None if it has none."""
+        match self.index.get(name):
+            case [_, str(found)]:
+                return found
+        return None
+
+    def component(self, name: str, classes: tuple[str, ...]) -> Component:
+        """A component with weights, of one of the given classes."""
+        found = self.class_of(name)
+        if found is None:
+            raise SourceError(f"{self.where}: names no {name}; expected {_either(classes)}.")
+        if found not in classes:
+            raise UnsupportedError(
+                f"{self.where}: {name} is {found}; this exporter covers {_either(classes)}."
+            )
+        return self._component(name, found)
+
+    def _component(self, name: str, class_name: str) -> Component:
+        raise NotImplementedError
+
+    def scheduler(self) -> dict[str, Any]:
+        """The scheduler's configuration, as it was saved."""
+        raise NotImplementedError
+
+    def tokenizer(self, name: str = "tokenizer") -> Path:
+        """The folder of a tokenizer's files."""
+        raise NotImplementedError
+
+    def extra(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of ours that may lie beside the index."""
+        return None
+
+
+@dataclass(frozen=True)
+class FolderSource(Source):
+    """A folder as diffusers' ``save_pretrained`` writes it; ``variant`` picks files such as ``fp16``."""
+
+    variant: str | None = None
 
     @property
     def license(self) -> str | None:
         """The licence that the model card's header names."""
-        card = self.folder / "README.md"
+        card = self.where / "README.md"
         if not card.is_file():
             return None
         with card.open("rb") as file:
@@ -60,42 +114,34 @@ class Source:
         )
         return match[1] if match else None
 
-    def class_of(self, name: str) -> str | None:
-        """The class that the index names for a component; None if it has none."""
-        match self.index.get(name):
-            case [_, str(found)]:
-                return found
-        return None
+    def _component(self, name: str, class_name: str) -> Component:
+        folder = self._part(name)
+        config = read_json(folder / "config.json")
+        return Component(name, class_name, folder, config, TensorFiles(weight_files(folder, self.variant)))
 
-    def part(self, name: str) -> Path:
-        """The folder of a component that must be there."""
-        folder = self.folder / name
+    def scheduler(self) -> dict[str, Any]:
+        return read_json(self._part("scheduler") / "scheduler_config.json", unbounded=True)
+
+    def tokenizer(self, name: str = "tokenizer") -> Path:
+        return self._part(name)
+
+    def extra(self, name: str) -> dict[str, Any] | None:
+        path = self.where / name
+        return read_json(path) if path.is_file() else None
+
+    def _part(self, name: str) -> Path:
+        folder = self.where / name
         if not folder.is_dir():
-            raise SourceError(f"{self.folder}: the folder {name} is missing. The model is incomplete.")
+            raise SourceError(f"{self.where}: the folder {name} is missing. The model is incomplete.")
         return folder
 
-    def component(self, name: str, classes: tuple[str, ...]) -> Component:
-        """A component with weights, of one of the given classes."""
-        found = self.class_of(name)
-        if found is None:
-            raise SourceError(
-                f"{self.folder / 'model_index.json'}: names no {name}; expected {_either(classes)}."
-            )
-        if found not in classes:
-            raise UnsupportedError(
-                f"{self.folder}: {name} is {found}; this exporter covers {_either(classes)}."
-            )
-        folder = self.part(name)
-        config = read_json(folder / "config.json")
-        return Component(name, found, folder, config, Tensors(weight_files(folder)))
 
-
-def open_source(path: str) -> Source:
-    """A local model folder."""
+def open_source(path: str, variant: str | None = None) -> Source:
+    """A local model: a folder with ``model_index.json``, or a single file in the original layout."""
     folder = Path(path)
     if folder.is_file():
-        if folder.suffix.lower() in _PICKLES:
-            raise SourceError(_pickled(folder))
+        if folder.suffix.lower() in PICKLES:
+            raise SourceError(pickled(folder))
         raise UnsupportedError(
             f"{path} is a file. Give a model folder as diffusers' save_pretrained writes it."
         )
@@ -103,25 +149,22 @@ def open_source(path: str) -> Source:
         raise InputError(f"{path}: no such folder. Give a local model folder (with model_index.json).")
     if not (folder / "model_index.json").is_file():
         raise SourceError(f"{path}: holds no model_index.json. Give the folder that does.")
-    return Source(folder, read_json(folder / "model_index.json"))
+    return FolderSource(folder, read_json(folder / "model_index.json"), variant=variant)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a component, one or several shards; full precision before the fp16 variant."""
-    for variant in ("", ".fp16"):
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors files of a component, one or several shards: the variant asked for, or the fullest."""
+    for infix in ("", ".fp16", ".bf16") if variant is None else (f".{variant}",):
         for stem in _STEMS:
-            single = folder / f"{stem}{variant}.safetensors"
+            single = folder / f"{stem}{infix}.safetensors"
             if single.is_file():
                 return [single]
-            for name in (
-                f"{stem}.safetensors.index{variant}.json",
-                f"{stem}{variant}.safetensors.index.json",
-            ):
+            for name in (f"{stem}.safetensors.index{infix}.json", f"{stem}{infix}.safetensors.index.json"):
                 if (folder / name).is_file():
                     return _shards(folder / name)
-    pickles = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in _PICKLES]
+    pickles = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in PICKLES]
     if pickles:
-        raise SourceError(_pickled(pickles[0]))
+        raise SourceError(pickled(pickles[0]))
     raise SourceError(f"{folder}: holds no weights ({_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors).")
 
 
@@ -141,7 +184,8 @@ def _shards(index: Path) -> list[Path]:
     return files
 
 
-def _pickled(path: Path) -> str:
+def pickled(path: Path) -> str:
+    """What to say of a file that only unpickling could read."""
     return (
         f"{path}: a pickled checkpoint can run code when it is opened and is refused. "
         "Convert it to safetensors (diffusers: save_pretrained(..., safe_serialization=True))."

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -40,8 +40,29 @@ class Entry:
         return self.dtype in _BYTES
 
 
-class Tensors:
-    """The tensors of one component, from one file or from several shards."""
+class Tensors(Protocol):
+    """The tensors of one component by name, wherever their numbers come from.
+
+    Files (:class:`TensorFiles`), parts of other tensors under other names (``edgediff.export.views``) and
+    adapters added to a checkpoint (``edgediff.export.lora``) all look like this to those who write weights.
+    """
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Shape, type and file of every tensor; nothing has been read for it but headers."""
+        ...
+
+    def rows(self, name: str, limit: int) -> Iterator[Array]:
+        """Give a tensor as float32 or float16, in runs along its first axis of about ``limit`` bytes."""
+        ...
+
+    def whole(self, name: str) -> Array:
+        """Give all of a tensor at once."""
+        ...
+
+
+class TensorFiles:
+    """The tensors of one component, from one safetensors file or from several shards."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.entries: dict[str, Entry] = {}

@@ -8,7 +8,6 @@ from typing import Any
 
 from edgediff import sampler as samplers
 from edgediff.errors import SourceError, UnsupportedError
-from edgediff.export.json_files import read_json
 from edgediff.export.sources import Source
 
 # An optional file of a model folder: {"defaults": {"num_inference_steps": 4, ...}}.
@@ -26,7 +25,7 @@ def defaults(
     """Sampler, steps, guidance and size."""
     sampler = sampler_name(str(scheduler.get("_class_name", "")))
     if sampler == "":
-        raise SourceError(f"{source.folder / 'scheduler'}: scheduler_config.json names no _class_name.")
+        raise SourceError(f"{source.where}: scheduler_config.json names no _class_name.")
     distilled = sampler == "lcm"
     guidance = 8.5 if guidance_channels is not None else 1.0 if distilled else 7.5
     found = {
@@ -61,10 +60,10 @@ def _size(sample_size: Any, downscale: int) -> dict[str, int]:
 
 
 def _overrides(source: Source) -> dict[str, Any]:
-    path = source.folder / OVERRIDES
-    if not path.is_file():
+    path, told = source.where / OVERRIDES, source.extra(OVERRIDES)
+    if told is None:
         return {}
-    given = read_json(path).get("defaults")
+    given = told.get("defaults")
     if not isinstance(given, dict) or set(given) - set(_KNOWN):
         raise SourceError(f"{path}: expected an object 'defaults' with some of {', '.join(_KNOWN)}.")
     sound: dict[str, Callable[[Any], bool]] = {

@@ -18,7 +18,7 @@ from edgediff.export.emit.graph import Graph
 from edgediff.export.emit.sizes import Extents
 from edgediff.export.families.defaults import defaults
 from edgediff.export.families.parts import Model, Part
-from edgediff.export.json_files import dump_json, read_json
+from edgediff.export.json_files import dump_json
 from edgediff.export.networks import autoencoder_kl, clip_text, unet2d_condition
 from edgediff.export.networks.autoencoder_kl import AutoencoderKL
 from edgediff.export.networks.clip_text import ClipText
@@ -42,14 +42,12 @@ def build(source: Source) -> Model:
     text = source.component("text_encoder", ("CLIPTextModel", _WITH_PROJECTION))
     unet = source.component("unet", ("UNet2DConditionModel",))
     vae = source.component("vae", ("AutoencoderKL",))
-    scheduler = as_the_pipeline_has_it(
-        read_json(source.part("scheduler") / "scheduler_config.json", unbounded=True), source.pipeline
-    )
+    scheduler = as_the_pipeline_has_it(source.scheduler(), source.pipeline)
     encoder = clip_text.configure(text.config, _where(text), text.class_name == _WITH_PROJECTION)
     denoiser = unet2d_condition.configure(unet.config, _where(unet))
     autoencoder = autoencoder_kl.configure(vae.config, _where(vae))
     task = _check(source, encoder, denoiser, autoencoder)
-    tokenizer = source.part("tokenizer")
+    tokenizer = source.tokenizer()
     files = {f"tokenizer/{name}": data for name, data in tokenizer_files(tokenizer).items()}
     files["scheduler/scheduler_config.json"] = dump_json(scheduler)
     files["model_index.json"] = dump_json(_index(source))
@@ -143,7 +141,7 @@ def _of(
     """The graphs that share one component's checkpoint, which must hold exactly their parameters."""
     graphs = list(graphs)
     parameters = [parameter for _, graph, _ in graphs for parameter in graph.parameters]
-    names = match(parameters, component.tensors, spellings, component.folder)
+    names = match(parameters, component.tensors, spellings, component.where)
     config = dump_json({key: value for key, value in component.config.items() if key != "_name_or_path"})
     return [Part(role, g.name, g, component.tensors, names, config, trial) for role, g, trial in graphs]
 
@@ -152,18 +150,18 @@ def _check(source: Source, text: ClipText, unet: UNet2DCondition, vae: Autoencod
     """The parts must fit together; the task that the U-Net's inputs allow."""
     if unet.levels[0].context != text.channels:
         raise SourceError(
-            f"{source.folder}: unet reads text of {unet.levels[0].context} channels, "
+            f"{source.where}: unet reads text of {unet.levels[0].context} channels, "
             f"text_encoder gives {text.channels}. They are of different models."
         )
     latent = vae.latent_channels
     if unet.out_channels != latent:
-        raise SourceError(f"{source.folder}: unet gives {unet.out_channels} channels, vae decodes {latent}.")
+        raise SourceError(f"{source.where}: unet gives {unet.out_channels} channels, vae decodes {latent}.")
     if unet.in_channels == latent:
         return "text2image"
     if unet.in_channels == 2 * latent + 1:
         return "inpaint"
     raise UnsupportedError(
-        f"{source.folder}: unet reads {unet.in_channels} channels; covered are {latent} (the latents) "
+        f"{source.where}: unet reads {unet.in_channels} channels; covered are {latent} (the latents) "
         f"and {2 * latent + 1} (with a mask and a masked picture)."
     )
 
@@ -181,4 +179,4 @@ def _index(source: Source) -> dict[str, Any]:
 
 
 def _where(component: Component) -> str:
-    return str(component.folder / "config.json")
+    return str(component.where / "config.json")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from edgediff.export.sources import weight_files
-from edgediff.export.tensors import Tensors
+from edgediff.export.tensors import TensorFiles, Tensors
 
 torch.set_num_threads(1)
 
@@ -42,4 +42,4 @@ def saved(module: Any, folder: Path) -> tuple[Tensors, dict[str, Any]]:
     """Save as the library does, and read back what the exporter reads."""
     module.save_pretrained(folder)
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return Tensors(weight_files(folder)), config
+    return TensorFiles(weight_files(folder)), config

@@ -19,7 +19,7 @@ from edgediff import tables
 from edgediff.errors import SourceError
 from edgediff.export.families.defaults import sampler_name
 from edgediff.export.main import export_onnx
-from edgediff.export.tensors import Tensors
+from edgediff.export.tensors import TensorFiles
 
 SCHEMA = Path(edgediff.__file__).with_name("bundle.schema.json")
 GRAPHS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
@@ -132,7 +132,7 @@ def test_parameters_lead_from_the_checkpoint_to_the_graph(bundle: Path, model: P
         "vae_decoder": "vae/diffusion_pytorch_model.safetensors",
     }
     for folder, source in sources.items():
-        tensors = Tensors([model / source])
+        tensors = TensorFiles([model / source])
         loaded = onnx.load(bundle / folder / "model.onnx")
         held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in loaded.graph.initializer}
         table = json.loads((bundle / folder / "parameters.json").read_text())["parameters"]

@@ -27,7 +27,7 @@ from edgediff.export.emit.onnx_builder import Builder
 from edgediff.export.emit.onnx_lowering import LOWERINGS
 from edgediff.export.emit.ops import Ops
 from edgediff.export.networks import clip_text, unet2d_condition
-from edgediff.export.tensors import Tensors
+from edgediff.export.tensors import TensorFiles
 from edgediff.export.verify import check_graph
 
 
@@ -50,7 +50,9 @@ def test_a_profile_replaces_attention(tmp_path: Path) -> None:
     }
     results = []
     for profile in (Profile("portable"), FUSED):
-        path = build(graph, Tensors([tmp_path / "x.safetensors"]), plain_spellings, tmp_path, profile=profile)
+        path = build(
+            graph, TensorFiles([tmp_path / "x.safetensors"]), plain_spellings, tmp_path, profile=profile
+        )
         kinds = Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
         assert (kinds["Softmax"] == 0) == (profile is FUSED)
         results.append(run(path, inputs)["out_sample"])
@@ -93,7 +95,7 @@ def test_the_rest_of_the_vocabulary(tmp_path: Path) -> None:
     wide = ops.concat(tokens, tokens)
     ops.output("wide", ops.to_image(wide, image), "height", "width")
     (tmp_path / "x.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-    path = build(ops.graph(), Tensors([tmp_path / "x.safetensors"]), plain_spellings, tmp_path)
+    path = build(ops.graph(), TensorFiles([tmp_path / "x.safetensors"]), plain_spellings, tmp_path)
     x = np.random.default_rng(0).standard_normal((2, 4, 3, 5), np.float32)
     v = np.random.default_rng(1).standard_normal((2, 4), np.float32)
     found = run(path, {"image": x, "vector": v})

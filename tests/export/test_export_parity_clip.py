@@ -17,7 +17,7 @@ from export_parity import halved, randomise, saved  # noqa: E402
 from edgediff.export.checkpoint import clip_spellings  # noqa: E402
 from edgediff.export.emit.onnx import emit  # noqa: E402
 from edgediff.export.networks import clip_text  # noqa: E402
-from edgediff.export.tensors import Tensors  # noqa: E402
+from edgediff.export.tensors import TensorFiles  # noqa: E402
 from edgediff.export.tokenizer import tokenizer_files  # noqa: E402
 
 pytestmark = pytest.mark.parity
@@ -103,7 +103,7 @@ def test_classic_names_and_positions_buffer(tmp_path: Path) -> None:
     state["text_model.embeddings.position_ids"] = np.arange(11)[None]
     write_safetensors(tmp_path / "model.safetensors", state)
     graph = clip_text.record(clip_text.configure(BASE, "config.json"))
-    path = build(graph, Tensors([tmp_path / "model.safetensors"]), clip_spellings, tmp_path)
+    path = build(graph, TensorFiles([tmp_path / "model.safetensors"]), clip_spellings, tmp_path)
     ids = some_ids(1, 11)
     with torch.no_grad():
         wanted = reference(torch.from_numpy(ids)).last_hidden_state.numpy()

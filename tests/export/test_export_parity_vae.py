@@ -16,7 +16,7 @@ from export_parity import halved, randomise, saved  # noqa: E402
 
 from edgediff.export.checkpoint import autoencoder_spellings, match  # noqa: E402
 from edgediff.export.networks import autoencoder_kl  # noqa: E402
-from edgediff.export.tensors import Tensors  # noqa: E402
+from edgediff.export.tensors import TensorFiles, Tensors  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -88,7 +88,7 @@ def test_old_attention_names(tmp_path: Path) -> None:
         square = "attentions" in name and value.ndim == 2
         state[name] = (value[:, :, None, None] if square else value).contiguous().numpy()
     write_safetensors(tmp_path / "diffusion_pytorch_model.safetensors", state)
-    tensors = Tensors([tmp_path / "diffusion_pytorch_model.safetensors"])
+    tensors = TensorFiles([tmp_path / "diffusion_pytorch_model.safetensors"])
     net = autoencoder_kl.configure(blocks(8, 16), "config.json")
     path = build_part(autoencoder_kl.record_decoder(net), tensors, tmp_path, "fp32")
     latents = np.random.default_rng(1).standard_normal((1, 4, 4, 5), np.float32)
@@ -99,7 +99,7 @@ def test_old_attention_names(tmp_path: Path) -> None:
 
 def build_part(graph: Any, tensors: Tensors, folder: Path, storage: Any) -> Path:
     """One of the two graphs that share a checkpoint: the other's tensors are left out."""
-    half = Tensors([])
+    half = TensorFiles([])
     shared = ("quant_conv", "post_quant_conv")
     side = "decoder" if graph.name == "vae_decoder" else "encoder"
     mine = {p.name for p in graph.parameters}

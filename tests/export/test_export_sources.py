@@ -14,7 +14,7 @@ from export_helpers import TINY_UNET, model_folder, parameters_of, write_json, w
 from edgediff.errors import EdgediffError, InputError, SourceError, UnsupportedError
 from edgediff.export.main import export_onnx
 from edgediff.export.networks import unet2d_condition
-from edgediff.export.tensors import Tensors
+from edgediff.export.tensors import TensorFiles
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 Change = Callable[[Path], Any]
@@ -40,7 +40,7 @@ def tensor(change: Callable[[dict[str, Any]], Any]) -> Change:
     """Rewrite the U-Net's tensors."""
 
     def apply(folder: Path) -> None:
-        tensors = Tensors([folder / UNET])
+        tensors = TensorFiles([folder / UNET])
         arrays: dict[str, Any] = {name: tensors.whole(name) for name in tensors.entries}
         change(arrays)
         write_safetensors(folder / UNET, arrays)
@@ -176,7 +176,7 @@ def test_shards_and_variant(tmp_path: Path) -> None:
     """The same tensors from two shards, or from the fp16 variant, make the same bundle."""
     folder = model_folder(tmp_path / "model", dtype="float16")
     export_onnx(str(folder), str(tmp_path / "one"), verify=False)
-    tensors = Tensors([folder / UNET])
+    tensors = TensorFiles([folder / UNET])
     arrays = {name: tensors.whole(name) for name in tensors.entries}
     half = len(arrays) // 2
     shards = {"a.safetensors": list(arrays)[:half], "b.safetensors": list(arrays)[half:]}

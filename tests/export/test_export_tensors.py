@@ -12,7 +12,7 @@ import pytest
 from export_helpers import write_safetensors
 
 from edgediff.errors import SourceError
-from edgediff.export.tensors import Tensors
+from edgediff.export.tensors import TensorFiles
 
 
 def raw(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
@@ -47,19 +47,19 @@ DAMAGED: dict[str, tuple[Any, bytes]] = {
 def test_damaged(name: str, tmp_path: Path) -> None:
     header, data = DAMAGED[name]
     with pytest.raises(SourceError, match=r"x\.safetensors"):
-        Tensors([raw(tmp_path / "x.safetensors", header, data)])
+        TensorFiles([raw(tmp_path / "x.safetensors", header, data)])
 
 
 @pytest.mark.parametrize("length", [0, 1, 1 << 40, (1 << 64) - 1])
 def test_wrong_header_length(length: int, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="not a safetensors file"):
-        Tensors([raw(tmp_path / "x.safetensors", b"{}", length=length)])
+        TensorFiles([raw(tmp_path / "x.safetensors", b"{}", length=length)])
 
 
 def test_empty_file(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"")
     with pytest.raises(SourceError, match="not a safetensors file"):
-        Tensors([tmp_path / "x.safetensors"])
+        TensorFiles([tmp_path / "x.safetensors"])
 
 
 def test_types_and_runs(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_types_and_runs(tmp_path: Path) -> None:
             "f64": values.astype(float),
         },
     )
-    tensors = Tensors([tmp_path / "x.safetensors"])
+    tensors = TensorFiles([tmp_path / "x.safetensors"])
     np.testing.assert_array_equal(tensors.whole("f32"), values)
     np.testing.assert_array_equal(tensors.whole("f16"), values.astype(np.float16))
     bf16 = tensors.whole("bf16")
@@ -91,13 +91,13 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_safetensors(tmp_path / f"{name}.safetensors", {"t": np.zeros(1, np.float32)})
     with pytest.raises(SourceError, match=r"tensor t is also in a\.safetensors"):
-        Tensors([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
+        TensorFiles([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
 
 
 def test_cut_while_read(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     write_safetensors(path, {"t": np.zeros(100, np.float32)})
-    tensors = Tensors([path])
+    tensors = TensorFiles([path])
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(SourceError, match="ended while it was read"):
         tensors.whole("t")
