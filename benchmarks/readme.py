@@ -17,7 +17,9 @@ def main() -> None:
     after = rest.split(MARKS[1])[1]
     cold = json.loads((ROOT / "benchmarks/results/cold_start.json").read_text())
     judged = json.loads((ROOT / "benchmarks/reference/results.json").read_text())
-    body = f"{start_up(cold)}\n\n{accuracy(judged)}"
+    exported = json.loads((ROOT / "benchmarks/results/export.json").read_text())
+    graphs = json.loads((ROOT / "benchmarks/results/graphs_denoiser.json").read_text())
+    body = "\n\n".join([start_up(cold), exporting(exported), passes(graphs), accuracy(judged)])
     readme.write_text(f"{before}{MARKS[0]}\n{body}\n{MARKS[1]}{after}", encoding="utf-8")
 
 
@@ -36,6 +38,45 @@ def start_up(record: dict[str, Any]) -> str:
         f"{machine['processor']}\n(`python -m benchmarks.cold_start --fresh`):"
     )
     lines = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)]
+    return intro + "\n\n" + "\n".join(lines)
+
+
+def exporting(record: dict[str, Any]) -> str:
+    """Seconds, memory and bytes of exporting full-size models."""
+    names = {"sd15": "Stable Diffusion 1.5", "sd21": "Stable Diffusion 2.1", "sdxl": "SDXL"}
+    intro = (
+        f"Exporting full-size models with random weights ({record['checkpoint']}), checks included, median "
+        f"of {record['runs']} runs\n(`python -m benchmarks.export onnx --optimum PYTHON`; Optimum ran once):"
+    )
+    lines = ["| model | exporter | weights stored | seconds | peak memory | bundle |", "|" + " --- |" * 6]
+    for row in record["exports"]:
+        seconds = f"{row['median_s']:.0f} ({row['min_s']:.0f} to {row['max_s']:.0f})"
+        size, peak = f"{row['bytes'] / 1e9:.2f} GB", f"{row['peak_rss_mib'] * 1.048576:.0f} MB"
+        cells = [names[row["model"]], row["exporter"], row["dtype"], seconds, peak, size]
+        lines.append("| " + " | ".join(cells) + " |")
+    return intro + "\n\n" + "\n".join(lines)
+
+
+def passes(record: dict[str, Any]) -> str:
+    """One network's graphs side by side."""
+    size = " x ".join(str(8 * extent) for extent in record["latents"])
+    intro = (
+        f"One pass of Stable Diffusion 1.5's U-Net in fp32 ({size}, batch {record['batch']}), in turns under "
+        f"the same session options,\n{record['rounds']} rounds "
+        "(`python -m benchmarks.graphs --theirs FOLDER`):"
+    )
+    lines = ["| graph | nodes | seconds | peak memory | takes, beside ours |", "|" + " --- |" * 5]
+    for name, graph in record["graphs"].items():
+        ratio = graph.get("times_as_long")
+        seconds = graph["seconds"]
+        cells = [
+            "edgediff, ort-cpu" if name == "ort-cpu" else name.capitalize(),
+            str(graph["nodes"]),
+            f"{seconds['median']:.2f} ({seconds['min']:.2f} to {seconds['max']:.2f})",
+            f"{graph['peak_rss_mb']} MB",
+            "" if ratio is None else f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return intro + "\n\n" + "\n".join(lines)
 
 

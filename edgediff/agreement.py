@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgediff.bundle import Bundle, TensorSpec
+from edgediff.bundle import Bundle, Control, TensorSpec, Text
 from edgediff.errors import BundleError
 
 
@@ -28,26 +28,104 @@ def check(bundle: Bundle) -> None:
                 _contradict(bundle, where, channels, f"model.latents.channels of {facts.channels}")
         if tensor.name == "timestep_cond" and bundle.guidance_embedding is not None:
             _equal(bundle, where, tensor, -1, bundle.guidance_embedding, "model.guidance_embedding.dims")
-    for where, tensor in _tensors(bundle, "text_encoder", "inputs"):
-        if bundle.text is not None:
-            _equal(bundle, where, tensor, -1, bundle.text.length, "model.text.length")
-    _check_hidden(bundle)
+        if tensor.name == "time_ids":
+            _equal(bundle, where, tensor, -1, len(bundle.size_ids), "model.size_ids")
+    if bundle.text is not None:
+        for role in bundle.text_roles:
+            for where, tensor in _tensors(bundle, role, "inputs"):
+                _equal(bundle, where, tensor, -1, bundle.text.length, "model.text.length")
+        _check_text(bundle, bundle.text)
+    _check_added(bundle)
+    for control in bundle.controls:
+        _check_control(bundle, control)
     _check_factors(bundle)
 
 
-def _check_hidden(bundle: Bundle) -> None:
-    """The text encoder's states are what the denoiser reads, unless several encoders' are joined."""
-    if any(role.startswith("text_encoder_") for role in bundle.components):
-        return
-    sizes = {
-        _fixed(tensor, -1)
-        for _, tensor in _tensors(bundle, "text_encoder", "outputs")
-        if tensor.name == "last_hidden_state"
-    } - {None}
+RESIDUALS = {
+    "down_block_res_samples": "down_block_additional_residuals",
+    "mid_block_res_sample": "mid_block_additional_residual",
+}
+"""What the outputs of a network that steers are called where the denoiser reads them; of the first there are
+many, numbered: ``down_block_res_samples.0``, ...."""
+
+
+def residual(name: str) -> str:
+    """Return the denoiser's name of a steering network's output."""
+    kind, dot, place = name.partition(".")
+    return f"{RESIDUALS.get(kind, kind)}{dot}{place}"
+
+
+def _check_control(bundle: Bundle, control: Control) -> None:
+    """A network that steers reads what the manifest says and gives what the denoiser's other form reads."""
+    for where, tensor in _tensors(bundle, control.role, "inputs"):
+        if tensor.name == "sample":
+            _equal(bundle, where, tensor, 1, bundle.latents.channels, "model.latents.channels")
+        if tensor.name == "controlnet_cond":
+            _equal(bundle, where, tensor, 1, control.channels, "model.controls.channels")
+    if "controlled_denoiser" not in bundle.components:
+        _contradict(bundle, "model.controls", control.role, "components without a controlled_denoiser")
+    given = {residual(tensor.name): tensor for _, tensor in _tensors(bundle, control.role, "outputs")}
+    read = {
+        tensor.name: tensor
+        for _, tensor in _tensors(bundle, "controlled_denoiser", "inputs")
+        if tensor.name.partition(".")[0] in RESIDUALS.values()
+    }
+    if given.keys() != read.keys():
+        found = f"{len(given)} outputs"
+        _contradict(bundle, control.role, found, f"the controlled_denoiser's {len(read)} residuals")
+    for name, tensor in given.items():
+        channels = _fixed(read[name], 1)
+        if channels is not None:
+            _equal(bundle, f"{control.role}'s {tensor.name}", tensor, 1, channels, f"the denoiser's {name}")
+
+
+def _check_text(bundle: Bundle, text: Text) -> None:
+    """The encoders give the outputs that are named; joined, they are as wide as the denoiser reads them."""
+    joined, pooled = 0, 0
+    known = {role for role in bundle.components if role.startswith("text_encoder")} <= set(bundle.text_roles)
+    for encoder in text.encoders:
+        hidden = _output(bundle, encoder.role, encoder.hidden)
+        width = None if hidden is None else _fixed(hidden, -1)
+        joined, known = joined + (width or 0), known and width is not None
+        if encoder.pooled is not None:
+            vector = _output(bundle, encoder.role, encoder.pooled)
+            pooled += (None if vector is None else _fixed(vector, -1)) or 0
+    first = text.encoders[0].hidden if text.encoders else ""
+    name = f"the text encoder's {first}" if len(text.encoders) == 1 else "the text encoders' states, joined,"
     for where, tensor in _tensors(bundle, "denoiser", "inputs"):
-        if tensor.name == "encoder_hidden_states":
-            for size in sizes:
-                _equal(bundle, where, tensor, -1, size, "the text encoder's last_hidden_state")
+        if tensor.name == "encoder_hidden_states" and known:
+            _equal(bundle, where, tensor, -1, joined, name)
+        if tensor.name == "text_embeds" and pooled:
+            _equal(bundle, where, tensor, -1, pooled, "the text encoders' pooled vector")
+
+
+def _output(bundle: Bundle, role: str, name: str) -> TensorSpec | None:
+    """Return an output that the manifest names; None where no graph of this runtime is listed."""
+    for spec in bundle.components.get(role, ()):
+        if spec.runtime == "onnxruntime" and spec.outputs:
+            for tensor in spec.outputs:
+                if tensor.name == name:
+                    return tensor
+            names = ", ".join(tensor.name for tensor in spec.outputs)
+            _contradict(bundle, role, f"the outputs {names}", f"model.text.encoders, which names {name}")
+    return None
+
+
+def _check_added(bundle: Bundle) -> None:
+    """What the denoiser reads of pooled text and of sizes, the manifest says where to take from."""
+    read = {tensor.name for _, tensor in _tensors(bundle, "denoiser", "inputs")}
+    if not read:
+        return
+    pooled = bundle.text is not None and any(each.pooled is not None for each in bundle.text.encoders)
+    for name, told, fact in (
+        ("text_embeds", pooled, "model.text.encoders (pooled)"),
+        ("time_ids", bool(bundle.size_ids), "model.size_ids"),
+    ):
+        if (name in read) != told:
+            inputs = "an input" if name in read else "no input"
+            _contradict(
+                bundle, "denoiser", f"{inputs} {name}", f"{fact}: there is {'one' if told else 'none'}"
+            )
 
 
 def _check_factors(bundle: Bundle) -> None:

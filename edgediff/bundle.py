@@ -177,18 +177,28 @@ class Bundle:
             f"{folder}: neither {manifest.MANIFEST} nor model_index.json is in it; this is no bundle."
         )
 
-    def graph(self, role: str, runtime: str | None = None) -> GraphSpec:
-        """Return the first graph of ``role`` (for ``runtime``).
+    def graph(self, role: str, runtime: str | None = None, device: str = "auto") -> GraphSpec:
+        """Return the graph of ``role`` (for ``runtime``) in the form that ``device`` takes best.
+
+        A device takes the forms that ``profiles`` lists for it, then the portable one; ``auto`` is the CPU.
+        A manifest without that table means that each runtime has one form: the first.
 
         Raises:
             BundleError: the bundle has none.
         """
-        for spec in self.components.get(role, ()):
-            if runtime in (None, spec.runtime):
-                return spec
-        have = ", ".join(f"{r} ({'/'.join(s.runtime for s in g)})" for r, g in self.components.items())
+        specs = [s for s in self.components.get(role, ()) if runtime in (None, s.runtime)]
+        if specs and not self.profiles:
+            return specs[0]
+        for profile in (*self.profiles.get("cpu" if device == "auto" else device, ()), "portable"):
+            for spec in specs:
+                if spec.profile == profile:
+                    return spec
+        have = ", ".join(
+            f"{r} ({', '.join(f'{s.runtime}/{s.profile}' for s in g)})" for r, g in self.components.items()
+        )
         wanted = role if runtime is None else f"{role} for {runtime}"
-        raise BundleError(f"{self.path}: there is no graph for {wanted}; the bundle has {have}.")
+        place = "" if device == "auto" else f" on {device}"
+        raise BundleError(f"{self.path}: there is no graph for {wanted}{place}; the bundle has {have}.")
 
     def verify(self, names: tuple[str, ...] | None = None) -> dict[Path, Receipt]:
         """Compare size and sha256 of all files (or of ``names``) with the manifest; return their receipts.
@@ -223,8 +233,13 @@ class Bundle:
         chosen = names if verify else tuple(n for n in names if links.is_link(self.path / n, n))
         return {**links.receipts([self.path / name for name in names]), **self.verify(chosen)}
 
-    def admit_tokenizer(self, verify: bool = True) -> dict[Path, Receipt]:
-        """Do for the files beside the tokenizer what :meth:`admit` does for those of a graph.
+    @property
+    def text_roles(self) -> tuple[str, ...]:
+        """Roles of the text encoders, in the order in which their states are joined."""
+        return () if self.text is None else tuple(encoder.role for encoder in self.text.encoders)
+
+    def admit_tokenizer(self, verify: bool = True, tokenizer: str | None = None) -> dict[Path, Receipt]:
+        """Do for the files beside a tokenizer (the first one) what :meth:`admit` does for those of a graph.
 
         Raises:
             IntegrityError: a file is missing or its bytes differ.
@@ -232,7 +247,7 @@ class Bundle:
         """
         if self.text is None or not self.files:
             return {}
-        folder = self.text.tokenizer.rpartition("/")[0]
+        folder = (self.text.tokenizer if tokenizer is None else tokenizer).rpartition("/")[0]
         self._refuse_unlisted({folder}, TOKENIZER_FILES)
         names = [name for name in self.files if name.rpartition("/")[0] == folder]
         return self.verify(tuple(n for n in names if verify or links.is_link(self.path / n, n)))

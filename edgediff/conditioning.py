@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from edgediff import denoise as wrap
 from edgediff import embeddings, latents
-from edgediff.errors import InputError
+from edgediff.embeddings import Encoded
+from edgediff.errors import BundleError, InputError
 from edgediff.noise import Noise
 from edgediff.parts import Parts
 from edgediff.plan import Plan
@@ -15,19 +19,33 @@ from edgediff.sampler import Array
 from edgediff.schedule import Point
 from edgediff.tasks.call import Call
 
+if TYPE_CHECKING:
+    from edgediff.control import Steering
 
-def network_of(parts: Parts, call: Call, beside: Array | None = None) -> wrap.Network:
+
+def network_of(
+    parts: Parts, call: Call, beside: Array | None = None, image_guidance: float | None = None
+) -> wrap.Network:
     """Encode the prompts and return the guided network of a call.
 
     ``beside`` is concatenated to each sample's channels, shape (batch or 1, extra channels, ...): what an
-    inpainting network is told about the picture.
+    inpainting network is told about the picture. With ``image_guidance`` a guided call has three branches, in
+    this order: prompt and picture, picture alone, neither; ``beside`` then has the rows of all three.
     """
     prompts, negatives = _embedded(parts, call)
-    texts = prompts if negatives is None else np.concatenate([negatives, prompts])
-    texts = np.repeat(texts, call.per_prompt, axis=0)
-    network = conditioned(parts, texts, call.guidance_scale, beside)
+    positive, negative = call.size_ids
+    branches, ids = [prompts], [positive]
+    if negatives is not None:
+        branches, ids = [negatives, prompts], [negative, positive]
+        if image_guidance is not None:
+            branches, ids = [prompts, negatives, negatives], [positive, negative, negative]
+    texts = np.concatenate([np.repeat(branch.hidden, call.per_prompt, axis=0) for branch in branches])
+    added = _added(parts, call, branches, ids)
+    network = conditioned(parts, texts, call.guidance_scale, beside, _steering(parts, call), added)
     if negatives is None:
         return network
+    if image_guidance is not None:
+        return wrap.guided_twice(network, call.guidance_scale, image_guidance, call.guidance_rescale)
     return wrap.guided(network, call.guidance_scale, call.guidance_rescale)
 
 
@@ -43,38 +61,90 @@ def planned(parts: Parts, call: Call, network: wrap.Network, x: Array, noise: No
     )
 
 
-def _embedded(parts: Parts, call: Call) -> tuple[Array, Array | None]:
+def _embedded(parts: Parts, call: Call) -> tuple[Encoded, Encoded | None]:
     """Return the embeddings of prompts and negatives, made together so that their lengths agree."""
-    made = None
-    if call.prompts or call.negatives:
-        cache = parts.memory.setdefault("prompts", embeddings.Cache())
+    texts, made = call.texts, None
+    if texts.prompts or texts.negatives:
         made = embeddings.encode(
-            parts, call.prompts, call.negatives, syntax=call.syntax, clip_skip=call.clip_skip, cache=cache
-        )
-    count = len(call.negatives)
-    positive = made[count:] if call.embeds is None and made is not None else call.embeds
-    negative = made[:count] if count and made is not None else call.negative_embeds
-    assert positive is not None  # a call has prompts or embeddings
-    if negative is not None and negative.shape[1:] != positive.shape[1:]:
+            parts, texts.prompts, texts.negatives, prompts_2=texts.prompts_2, negatives_2=texts.negatives_2,
+            syntax=texts.syntax, clip_skip=texts.clip_skip,
+            cache=parts.memory.setdefault("prompts", embeddings.Cache()),
+        )  # fmt: skip
+    count = len(texts.negatives)
+    if texts.embeds is not None:
+        positive = Encoded(texts.embeds, texts.pooled)
+    else:
+        assert made is not None  # a call has prompts or embeddings
+        positive = made[count:]
+    if texts.zeros:
+        pooled = None if positive.pooled is None else np.zeros_like(positive.pooled)
+        return positive, Encoded(np.zeros_like(positive.hidden), pooled)
+    if texts.negative_embeds is not None:
+        negative = Encoded(texts.negative_embeds, texts.negative_pooled)
+    elif count and made is not None:
+        negative = made[:count]
+    else:
+        return positive, None
+    if negative.hidden.shape[1:] != positive.hidden.shape[1:]:
         raise InputError(
-            f"prompt_embeds: {positive.shape} and the negative's {negative.shape} differ in tokens or width; "
-            "give both as embeddings."
+            f"prompt_embeds: {positive.hidden.shape} and the negative's {negative.hidden.shape} differ in "
+            "tokens or width; give both as embeddings."
         )
     return positive, negative
 
 
+def _added(
+    parts: Parts, call: Call, branches: Sequence[Encoded], ids: Sequence[tuple[float, ...]]
+) -> dict[str, Array]:
+    """Return what an SDXL-type denoiser reads beside the hidden states: pooled vectors and sizes, by name.
+
+    Rows are those of the hidden states, branch by branch: each branch is told its own sizes.
+    """
+    found: dict[str, Array] = {}
+    pooled = [branch.pooled for branch in branches if branch.pooled is not None]
+    if pooled:
+        found["text_embeds"] = np.concatenate([np.repeat(each, call.per_prompt, axis=0) for each in pooled])
+    if parts.bundle.size_ids:
+        found["time_ids"] = np.concatenate(
+            [np.tile(np.asarray(each, np.float32), (call.batch, 1)) for each in ids]
+        )
+    return found
+
+
+def _steering(parts: Parts, call: Call) -> Steering | None:
+    if call.controls is None:
+        return None
+    from edgediff.control import steering
+
+    # Of a walk cut by strength its own calls count; of one that is a stage, those of all stages together.
+    whole = call.schedule if call.strength is not None else call.solver.schedule(call.steps)
+    sampler = call.solver.sampler
+    return steering(parts, call.controls, call.batch, call.guided, sampler, call.schedule, whole)
+
+
 def conditioned(
-    parts: Parts, texts: Array, guidance_scale: float, beside: Array | None = None
+    parts: Parts,
+    texts: Array,
+    guidance_scale: float,
+    beside: Array | None = None,
+    steer: Steering | None = None,
+    added: Mapping[str, Array] | None = None,
 ) -> wrap.Network:
-    """Return the denoiser graph bound to its prompts (and to the guidance that it was distilled with)."""
+    """Return the denoiser graph bound to its prompts (and to the guidance that it was distilled with).
+
+    With ``steer`` it is the form of the graph that reads residuals. ``added`` are further inputs by name,
+    with the rows of ``texts``.
+    """
+    role = "denoiser" if steer is None else "controlled_denoiser"
     dims = parts.bundle.guidance_embedding
     extra = None if dims is None else wrap.guidance_embedding(guidance_scale, dims)
 
     def network(x: Array, at: Point) -> Array:
-        inputs = {spec.name: spec for spec in parts.graph("denoiser").info.inputs}
+        inputs = {spec.name: spec for spec in parts.graph(role).info.inputs}
         batch = len(x)
+        alone = x
         if beside is not None:
-            x = np.concatenate([x, np.repeat(beside, batch // len(beside), axis=0)], axis=1)
+            x = np.concatenate([x, np.concatenate([beside] * (batch // len(beside)))], axis=1)
         feeds: dict[str, Tensor] = {
             "sample": x.astype(inputs["sample"].dtype, copy=False),
             "timestep": fitted(at.t, inputs["timestep"], batch),
@@ -84,7 +154,14 @@ def conditioned(
             feeds["timestep_cond"] = np.repeat(extra, batch, axis=0).astype(
                 inputs["timestep_cond"].dtype, copy=False
             )
-        out = next(iter(parts.run("denoiser", feeds).values()))
+        for name, rows in () if added is None else added.items():
+            if name not in inputs:
+                raise BundleError(f"{role}: its graph does not read {name}; export the bundle again.")
+            feeds[name] = rows.astype(inputs[name].dtype, copy=False)
+        if steer is not None:
+            residuals = steer(alone, at, feeds)
+            feeds |= {name: value.astype(inputs[name].dtype, copy=False) for name, value in residuals.items()}
+        out = next(iter(parts.run(role, feeds).values()))
         return out.astype(np.float32, copy=False)
 
     return wrap.finite(network)

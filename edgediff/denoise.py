@@ -94,13 +94,34 @@ def guided(network: Network, scale: float, rescale: float = 0.0) -> Network:
     def combined(x: Array, at: Point) -> Array:
         negative, positive = np.split(network(np.concatenate([x, x]), at), 2)
         out: Array = negative + scale * (positive - negative)
-        if rescale > 0:
-            axes = tuple(range(1, out.ndim))
-            ratio = positive.std(axis=axes, keepdims=True) / out.std(axis=axes, keepdims=True)
-            out = rescale * (out * ratio) + (1 - rescale) * out
-        return out
+        return rescaled(out, positive, rescale)
 
     return combined
+
+
+def guided_twice(network: Network, scale: float, image_scale: float, rescale: float = 0.0) -> Network:
+    """Guidance by a text and by a picture (Brooks et al., 2023, InstructPix2Pix, eq. 3).
+
+    ``network`` is called once with the batch three times: told text and picture, told the picture alone, told
+    neither. ``rescale`` is that of :func:`guided`.
+    """
+
+    def combined(x: Array, at: Point) -> Array:
+        both, picture, neither = np.split(network(np.concatenate([x, x, x]), at), 3)
+        out: Array = neither + scale * (both - picture) + image_scale * (picture - neither)
+        return rescaled(out, both, rescale)
+
+    return combined
+
+
+def rescaled(out: Array, positive: Array, share: float) -> Array:
+    """Pull each picture's standard deviation back to that of ``positive`` (Lin et al., 2023, section 3.4)."""
+    if share == 0:
+        return out
+    axes = tuple(range(1, out.ndim))
+    ratio = positive.std(axis=axes, keepdims=True) / out.std(axis=axes, keepdims=True)
+    mixed: Array = share * (out * ratio) + (1 - share) * out
+    return mixed
 
 
 def finite(network: Network) -> Network:

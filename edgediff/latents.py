@@ -9,14 +9,17 @@ from edgediff.noise import Noise
 from edgediff.parts import Parts
 from edgediff.sampler import Array
 
+_OUTRIGHT = "latents"
 _LOG_VARIANCE = (-30.0, 20.0)  # the bounds that the autoencoder was trained with
 
 
-def encode(parts: Parts, results: Array, noise: Noise | None = None) -> Array:
+def encode(parts: Parts, results: Array, noise: Noise | None = None, scaled: bool = True) -> Array:
     """Return latents (B, C, h, w), scaled for the denoiser, of pictures in [-1, 1], shape (B, 3, H, W).
 
     With ``noise`` the posterior is sampled (one draw of the latents' shape), else its mean is taken. An
-    encoder graph that gives samples of its own, as older exports do, is refused where noise was asked for.
+    encoder whose output is called ``latents`` gives them outright (a tiny autoencoder): nothing is drawn. One
+    that gives samples of its own, as older exports do, is refused where noise was asked for. Without
+    ``scaled`` they are as the autoencoder has them.
     """
     if "encoder" not in parts.bundle.components:
         raise UnsupportedError(
@@ -24,11 +27,12 @@ def encode(parts: Parts, results: Array, noise: Noise | None = None) -> Array:
         )
     facts = parts.bundle.latents
     spec = parts.graph("encoder").info.inputs[0]
-    out = next(iter(parts.run("encoder", {spec.name: results.astype(spec.dtype, copy=False)}).values()))
+    given = parts.run("encoder", {spec.name: results.astype(spec.dtype, copy=False)})
+    name, out = next(iter(given.items()))
     if not np.isfinite(out).all():
         raise NumericError("encoder: its output holds NaN or Inf; try a bundle whose encoder is fp32.")
     mean = out[:, : facts.channels].astype(np.float32, copy=False)
-    if noise is not None:
+    if noise is not None and name != _OUTRIGHT:
         if out.shape[1] != 2 * facts.channels:
             raise InputError(
                 f"encoder: it gives {out.shape[1]} channels, not mean and log variance of {facts.channels}; "
@@ -36,7 +40,7 @@ def encode(parts: Parts, results: Array, noise: Noise | None = None) -> Array:
             )
         spread = np.exp(0.5 * np.clip(out[:, facts.channels :].astype(np.float32), *_LOG_VARIANCE))
         mean = mean + spread * noise.draw(mean.shape)
-    return (mean - np.float32(facts.shift_factor)) * np.float32(facts.scaling_factor)
+    return (mean - np.float32(facts.shift_factor)) * np.float32(facts.scaling_factor) if scaled else mean
 
 
 def decode(parts: Parts, latents: Array) -> Array:

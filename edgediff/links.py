@@ -150,8 +150,19 @@ def _is_junction(path: Path) -> bool:
 
 
 def refuse_link(file: Path, name: str) -> None:
-    """Raise BundleError for a link where nothing says what it should hold."""
-    if is_link(file, name):
+    """Raise BundleError for a link where nothing says what it should hold.
+
+    The hub's client makes links to blobs that are named by their content; those are compared, not refused.
+
+    Raises:
+        BundleError: it is another link.
+        IntegrityError: a blob of the hub's cache holds other bytes than its name says.
+    """
+    if not is_link(file, name):
+        return
+    from edgediff.hub import links as hub_links
+
+    if not hub_links.verified(file, name):
         raise BundleError(
             f"{file}: it is a link, and there is no manifest that says what it must hold; copy the folder "
             "with `cp -rL`, or export the model again."

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from edgediff import links
+from edgediff import batches, links
 from edgediff import runtime as runtimes
-from edgediff.bundle import Bundle
+from edgediff.bundle import Bundle, TextEncoder
 from edgediff.errors import CancelledError, EdgediffError, InputError
 from edgediff.prompt import Tokenizer
 from edgediff.runtime import Graph, GraphInfo, Tensor
 
-ROLES = ("text_encoder", "denoiser", "decoder", "encoder")
+ROLES = (
+    "text_encoder", "text_encoder_2", "denoiser", "decoder", "encoder", "control", "controlled_denoiser",
+)  # fmt: skip
+"""What a device can be chosen for; second and further networks that steer are ``control_2``, ...."""
 
 
 def parse_devices(device: str) -> dict[str, str]:
@@ -27,7 +31,8 @@ def parse_devices(device: str) -> dict[str, str]:
     chosen: dict[str, str] = {"": "auto"}
     for item in device.split(","):
         role, equals, name = item.strip().rpartition("=")
-        if not name or (equals and role not in ROLES) or role in chosen.keys() - {""}:
+        known = role in ROLES or re.fullmatch("control_[2-9]", role) is not None
+        if not name or (equals and not known) or role in chosen.keys() - {""}:
             raise InputError(
                 f"device {device!r}: expected a device, or ROLE=DEVICE,... with roles {', '.join(ROLES)}."
             )
@@ -62,7 +67,7 @@ class Parts:
         self._graphs: dict[str, Graph] = {}
         self._receipts: dict[str, links.Receipts] = {}
         self._coming: dict[str, Future[Graph]] = {}
-        self._tokenizer: Tokenizer | None = None
+        self._tokenizers: dict[str, Tokenizer] = {}
         self.memory: dict[str, Any] = {}  # what callers keep from call to call, such as encoded prompts
         self._cancelled = False
         self.timings: dict[str, float] = {}
@@ -73,7 +78,7 @@ class Parts:
         links.check_not_overwritten(self._receipts.get(role, {}))
         self.check_cancelled()
         began = time.perf_counter()
-        outputs = graph(inputs)
+        outputs = batches.run(graph, inputs)
         self._count(role, began)
         self.check_cancelled()  # a cancel that came between the check above and the run is not lost
         return outputs
@@ -98,9 +103,9 @@ class Parts:
 
     def _load(self, role: str) -> Graph:
         # Fakes read no files of ours, so they may name a runtime that the manifest does not.
-        spec = self.bundle.graph(role, self._runtime if self._runtime == "onnxruntime" else None)
-        receipts = self.bundle.admit(spec, self._verify)
         device = self._devices.get(role, self._devices[""])
+        spec = self.bundle.graph(role, self._runtime if self._runtime == "onnxruntime" else None, device)
+        receipts = self.bundle.admit(spec, self._verify)
         backend = runtimes.find(self._runtime)
         graph = backend.load(spec, self.bundle.path / spec.file, device, self._options, {})
         try:
@@ -111,19 +116,20 @@ class Parts:
         self._receipts[role] = receipts
         return graph
 
-    def tokenizer(self) -> Tokenizer:
-        """Return the bundle's tokenizer."""
-        if self._tokenizer is None:
-            text = self.bundle.text
-            if text is None:
-                raise InputError(f"{self.bundle.path}: this bundle reads no text.")
+    def tokenizer(self, encoder: TextEncoder | None = None) -> Tokenizer:
+        """Return the tokenizer of a text encoder, of the first one unless named."""
+        text = self.bundle.text
+        if text is None:
+            raise InputError(f"{self.bundle.path}: this bundle reads no text.")
+        file = text.tokenizer if encoder is None else encoder.tokenizer
+        if file not in self._tokenizers:
             began = time.perf_counter()
-            receipts = self.bundle.admit_tokenizer(self._verify)
-            tokenizer = Tokenizer((self.bundle.path / text.tokenizer).parent, text.length)
+            receipts = self.bundle.admit_tokenizer(self._verify, file)
+            tokenizer = Tokenizer((self.bundle.path / file).parent, text.length)
             links.check_same(receipts)
-            self._tokenizer = tokenizer
+            self._tokenizers[file] = tokenizer
             self._count("load", began)
-        return self._tokenizer
+        return self._tokenizers[file]
 
     def infos(self) -> dict[str, GraphInfo]:
         """Return what is loaded and where it runs."""

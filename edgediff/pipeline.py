@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from edgediff import embeddings, media, tasks
+from edgediff import embeddings, hub, media, tasks
 from edgediff import latents as autoencoder
 from edgediff.bundle import Bundle
 from edgediff.errors import BusyError, InputError
 from edgediff.parts import Parts
 from edgediff.plan import Plan
-from edgediff.prompt import checked_prompts
 from edgediff.runtime import GraphInfo, Tensor
 from edgediff.sampler import Step
 from edgediff.tasks import text2image
+from edgediff.tasks import texts as texts_of
 from edgediff.tasks.call import Shared
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class Pipeline:
         self,
         prompt: str | Sequence[str] | None = None,
         *,
+        fit: str | None = None,
+        background: Any = None,
         output_type: str = "pil",
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -119,9 +122,22 @@ class Pipeline:
             clip_skip: leave out that many of the text encoder's last layers.
             prompt_syntax: ``plain`` (every character is text, what does not fit is dropped with a warning) or
                 ``a1111`` (weights as ``(word:1.2)``, ``[word]``, BREAK; long prompts in chunks).
-            prompt_embeds, negative_prompt_embeds: what :meth:`encode_prompt` gave, instead of texts.
+            prompt_embeds, negative_prompt_embeds: what :meth:`encode_prompt` gave, instead of texts; of a
+                pair the first half; ``pooled_prompt_embeds``, ``negative_pooled_...`` are the second.
+            prompt_2, negative_prompt_2: other texts for the second text encoder, where there is one.
+            original_size, crops_coords_top_left, target_size: pairs, height (top) first, that SDXL is told;
+                the result's size and (0, 0) unless given. ``negative_`` before a name: for the negatives.
+            aesthetic_score, negative_aesthetic_score: what the SDXL refiner is told (6.0 and 2.5).
             denoising_start, denoising_end: begin or stop part way, as shares of the whole; ``latents`` are
                 then those that a call with ``denoising_end`` and ``output_type="latent"`` returned.
+            control_image: what a ControlNet is steered by: a picture, or a list with one for each prompt; its
+                size is drawn unless ``height`` and ``width`` are given. With several ControlNets a list with
+                a picture for each, or for each prompt such a list.
+            controlnet_conditioning_scale: 0 to 10, how much it counts (1 unless given, whatever the task);
+                one number, or one for each ControlNet.
+            control_guidance_start, control_guidance_end: shares of the steps between which it counts.
+            guess_mode: let the control picture alone say what is drawn.
+            fit, background: for control pictures; see :meth:`image2image`.
             output_type: ``pil``, ``np`` or ``latent``.
             callback_on_step_end: called as ``callback(pipe, i, t, {"latents": ...})`` after each step; a
                 dictionary with ``latents`` that it returns replaces them.
@@ -133,7 +149,7 @@ class Pipeline:
             BusyError: another thread is drawing with this pipeline.
         """
         _check_output(output_type, callback_on_step_end_tensor_inputs)
-        call = text2image.request(self.bundle, prompt, **arguments)
+        call = text2image.request(self.bundle, prompt, fit=fit, background=background, **arguments)
         return self.draw(call, output_type, callback_on_step_end)
 
     def image2image(
@@ -153,7 +169,8 @@ class Pipeline:
 
         Args:
             image: a file, bytes, a PIL image, an array (H, W, 3), or a list of them, one for each prompt.
-                Its size is drawn unless ``height`` and ``width`` are given.
+                Its size is drawn unless ``height`` and ``width`` are given. Or latents, array (B, C, h, w):
+                with ``denoising_start`` those of a call with ``denoising_end`` (a base model's, to refine).
             strength: above 0 (keep all) to 1 (keep nothing); int(steps * strength) steps are walked.
             fit: ``resize``, ``crop`` or ``fill``, to draw another size than the picture's; else that is an
                 error.
@@ -206,6 +223,37 @@ class Pipeline:
         )  # fmt: skip
         return self.draw(asked, output_type, callback_on_step_end)
 
+    def instruct(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: Any = None,
+        *,
+        image_guidance_scale: float = 1.5,
+        fit: str | None = None,
+        background: Any = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **arguments: Unpack[Shared],
+    ) -> Output:
+        """Change a picture as a text says, with a model made for it (InstructPix2Pix). Other arguments as for
+        a call and for :meth:`image2image`.
+
+        Args:
+            image: the picture to change, or a list with one for each prompt. Pictures drawn from one prompt
+                stand next to each other, and all of them change that prompt's picture.
+            image_guidance_scale: 0 to 100; how much the result keeps of the picture. Below 1 nothing is
+                guided, by the text neither, as in diffusers.
+        """
+        from edgediff.tasks import instruct
+
+        _check_output(output_type, callback_on_step_end_tensor_inputs)
+        asked = instruct.request(
+            self.bundle, prompt, image, image_guidance_scale=image_guidance_scale, fit=fit,
+            background=background, **arguments,
+        )  # fmt: skip
+        return self.draw(asked, output_type, callback_on_step_end)
+
     def draw(
         self, asked: tasks.Request, output_type: str = "pil", callback: Callback | None = None
     ) -> Output:
@@ -226,10 +274,11 @@ class Pipeline:
     def stream(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> Iterator[Step]:
         """Yield a :class:`~edgediff.sampler.Step` per denoising step; arguments as for a call.
 
-        With ``image`` it is image to image, with ``mask_image`` inpainting. ``pipe.decode(step.clean)`` is a
-        preview and ``pipe.decode(step.x)`` after the last step is the result. The arguments are checked by
-        the call itself, before the first step is asked for. Writing into ``step.x`` changes what comes next.
-        The pipeline stays busy until the iterator ends or is closed.
+        With ``image`` it is image to image (an instruction for models made for it), with ``mask_image``
+        inpainting. ``pipe.decode(step.clean)`` is a preview and ``pipe.decode(step.x)`` after the last step
+        is the result. The arguments are checked by the call itself, before the first step is asked for.
+        Writing into ``step.x`` changes what comes next. The pipeline stays busy until the iterator ends or is
+        closed.
         """
         return self.walk(tasks.checked(self.bundle, prompt, **arguments))
 
@@ -241,13 +290,27 @@ class Pipeline:
                 self._parts.check_cancelled()
 
     def encode_prompt(
-        self, prompt: str | Sequence[str], *, prompt_syntax: str = "plain", clip_skip: int | None = None
-    ) -> Tensor:
-        """Return the embeddings (prompts, tokens, width) of texts, for ``prompt_embeds``."""
+        self,
+        prompt: str | Sequence[str],
+        *,
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_syntax: str = "plain",
+        clip_skip: int | None = None,
+    ) -> Any:
+        """Return the embeddings (prompts, tokens, width) of texts, for ``prompt_embeds``.
+
+        A model that reads pooled vectors as well (SDXL) gets a pair: those embeddings, and the vectors
+        (prompts, width) for ``pooled_prompt_embeds``.
+        """
+        texts = texts_of.checked(
+            self.bundle, prompt, 1.0, prompt_2=prompt_2, prompt_syntax=prompt_syntax, clip_skip=clip_skip
+        )
         with self._alone():
-            return embeddings.encode(
-                self._parts, checked_prompts(prompt), syntax=prompt_syntax, clip_skip=clip_skip
-            )
+            made = embeddings.encode(
+                self._parts, texts.prompts, prompts_2=texts.prompts_2, syntax=texts.syntax,
+                clip_skip=texts.clip_skip,
+            )  # fmt: skip
+        return made.hidden if made.pooled is None else (made.hidden, made.pooled)
 
     def decode(self, latents: Tensor, output_type: str = "pil") -> Any:
         """Decode latents of a step or of ``output_type="latent"`` to pictures."""
@@ -299,7 +362,16 @@ class Pipeline:
 
 
 def load(bundle: str | Path | Bundle | None = None, **options: Any) -> Pipeline:
-    """Open a bundle (the embedded model unless named) and return its :class:`Pipeline`; options as there."""
+    """Open a bundle (the embedded model unless named) and return its :class:`Pipeline`; options as there.
+
+    A text such as ``org/name`` or ``org/name@revision`` that is no path here names a bundle on the hub: it is
+    taken from the hub's cache, or downloaded into it with a warning that says so.
+
+    Raises:
+        InputError, UnsupportedError, ResourceError: the hub has no such bundle, or cannot be reached.
+    """
+    if isinstance(bundle, str) and hub.is_hub_id(bundle):
+        bundle = hub.fetch(bundle, say=lambda line: warnings.warn(line, stacklevel=5)).path
     return Pipeline(bundle, **options)
 
 

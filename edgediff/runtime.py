@@ -25,7 +25,8 @@ Tensor = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class GraphInfo:
-    """What a loaded graph is and where its nodes run. ``load_seconds`` is the time of loading."""
+    """What a loaded graph is and where its nodes run. ``load_seconds`` is the time of loading,
+    ``profile`` the form of the graph (``portable``, ``ort-cpu``, ...)."""
 
     runtime: str
     device: str
@@ -35,6 +36,7 @@ class GraphInfo:
     outputs: tuple[TensorSpec, ...]
     nodes: Mapping[str, int] = field(default_factory=dict)
     load_seconds: float = 0.0
+    profile: str = ""
 
 
 class Graph(Protocol):

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from edgediff import golden
 from edgediff.errors import CancelledError, InputError, ResourceError, UnsupportedError
-from edgediff.export.emit.onnx import Emitted, Tensor, emit
+from edgediff.export import others
+from edgediff.export.assemble import Asked, Assembled, Choices, assemble
+from edgediff.export.emit.onnx import PORTABLE, Profile
 from edgediff.export.emit.onnx_builder import Storage
-from edgediff.export.emit.weights import describe, size_of, write_weights
+from edgediff.export.emit.weights import size_of
 from edgediff.export.families import stable_diffusion
-from edgediff.export.families.parts import Model, Part
+from edgediff.export.families.parts import Model
+from edgediff.export.forecast import forecast
+from edgediff.export.forms import (
+    DEFAULT_PROFILES,
+    Form,
+    by_device,
+    folders_of,
+    forms_of,
+    profiles_of,
+    stored_by,
+    write_folder,
+)
 from edgediff.export.json_files import dump_json
-from edgediff.export.sources import Source, open_source
+from edgediff.export.sources import FolderSource, Source
 from edgediff.export.tables import default_tables, listed
 from edgediff.export.verify import check_graph, check_run
 from edgediff.export.write import MANIFEST, Folder, check_space, check_target, new_folder
 
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 _STORAGES: dict[str, Storage] = {"fp32": "fp32", "fp16": "fp16"}
 
 
@@ -31,25 +46,40 @@ def export_onnx(
     overwrite: bool = False,
     report: Callable[[str], None] | None = None,
     verify: bool = True,
+    dry_run: bool = False,
+    profiles: Iterable[str] = DEFAULT_PROFILES,
+    **choices: Unpack[Choices],
 ) -> dict[str, Any]:
-    """Turn the diffusers folder ``model`` into the bundle ``out``; both are paths.
+    """Turn ``model`` (a folder, a single file, or a hub's id) into the bundle ``out``.
 
     ``dtype`` is the type in which weights are stored; graphs compute in float32 and weights widen when they
     are loaded. ``report`` receives a line per stage. ``verify`` checks and runs each graph once before the
-    bundle appears. The result: ``bundle`` (path), ``bytes``, ``files`` (count), ``precision``, ``ran`` (every
-    graph did) and ``notes``. Raises only errors of ``edgediff.errors``; nothing then stands at ``out``.
+    bundle appears. ``dry_run`` writes nothing and says what would be written and how much memory it takes.
+    ``profiles`` are the forms of each graph: ``portable`` always, ``ort-cpu``, ``ort-cuda``, ``coreml-ep``.
+    ``choices`` are the fields of ``edgediff.export.assemble.Asked``: ``parts``, ``loras``, ``recipe``, ...
+
+    The result: ``bundle`` (path), ``bytes``, ``files`` (count), ``precision``, ``ran`` (every graph did) and
+    ``notes``. Raises only errors of ``edgediff.errors``; nothing then stands at ``out``.
     """
     say = report if report is not None else _silent
     if dtype not in _STORAGES:
         raise InputError(f"dtype {dtype!r}: known are {' and '.join(_STORAGES)}.")
-    target = Path(out)
+    target, chosen = Path(out), profiles_of(profiles)
     try:
         check_target(target, overwrite)
-        source = open_source(model)
-        built = _build(source)
+        asked = {**choices, "profiles": {each.name for each in chosen} - set(DEFAULT_PROFILES)}
+        done = others.taken(model, target, dtype, overwrite, say, verify, dry_run, asked)
+        if done is not None:
+            return done
+        found = assemble(Asked(model, **choices), say)
+        if found.source.pipeline not in stable_diffusion.PIPELINES and isinstance(found.source, FolderSource):
+            return others.traced(found.source, target, dtype, overwrite, say, dry_run, asked)
+        built = _build(found)
         for note in built.notes:
             say(f"note: {note}")
-        return _write(source, built, target, _STORAGES[dtype], overwrite, verify, say)
+        if dry_run:
+            return forecast(found.source, built, forms_of(built, _STORAGES[dtype], chosen), target, dtype)
+        return _write(found.source, built, target, _STORAGES[dtype], chosen, overwrite, verify, say)
     except KeyboardInterrupt:
         raise CancelledError(f"{out}: the export was stopped; nothing was written.") from None
     except OSError as error:
@@ -58,13 +88,16 @@ def export_onnx(
         raise ResourceError(f"{model}: the machine has too little memory for its largest tensor.") from None
 
 
-def _build(source: Source) -> Model:
-    if source.pipeline in stable_diffusion.PIPELINES:
-        return stable_diffusion.build(source)
-    covered = ", ".join(stable_diffusion.PIPELINES)
-    raise UnsupportedError(
-        f"{source.where}: is a {source.pipeline or 'nameless model'}; covered are {covered}."
-    )
+def _build(found: Assembled) -> Model:
+    source = found.source
+    if source.pipeline not in stable_diffusion.PIPELINES:
+        covered = ", ".join(stable_diffusion.PIPELINES)
+        raise UnsupportedError(
+            f"{source.where}: is a {source.pipeline or 'nameless model'}; covered are {covered}."
+        )
+    model = stable_diffusion.build(source, found.recipe)
+    source.finish()
+    return replace(model, notes=(*found.notes, *model.notes))
 
 
 def _write(
@@ -72,39 +105,38 @@ def _write(
     model: Model,
     out: Path,
     storage: Storage,
+    profiles: Sequence[Profile],
     overwrite: bool,
     verify: bool,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    emitted = [(part, emit(part.graph, storage)) for part in model.parts]
-    check_space(out, sum(size_of(each.stored) for _, each in emitted) + sum(map(len, model.files.values())))
+    forms = forms_of(model, storage, profiles)
+    folders = folders_of(forms)
+    weights = sum(size_of(stored_by(each)) for each in folders.values())
+    check_space(out, weights + sum(map(len, model.files.values())))
     components: dict[str, Any] = {}
     tables, notes = default_tables(model.facts, model.defaults)
     for note in notes:
         say(f"note: {note}")
-    ran = verify
     with new_folder(out, overwrite) as folder:
-        for part, graph in emitted:
-            say(f"writing {part.folder}")
-            components[part.role] = _component(folder, part, graph, storage)
+        for name, each in folders.items():
+            say(f"writing {name}")
+            components |= write_folder(folder, each, storage)
         for name, data in {**model.files, **tables}.items():
             folder.write(name, data)
+        ran = _check(folder, forms, say) if verify else False
         manifest = {
             "format_version": FORMAT_VERSION,
             "edgediff_version": _version(),
-            "origin": {"source": source.label, "revision": None, "license": source.license},
+            "origin": source.origin(),
             "model": model.facts,
             "defaults": model.defaults,
             "components": components,
+            "profiles": by_device(profiles),
             "tables": listed(tables, model.defaults),
             "files": dict(sorted(folder.files.items())),
         }
         folder.write(MANIFEST, dump_json(manifest))
-        for part, graph in emitted if verify else ():
-            say(f"checking {part.folder}")
-            path = folder.path / part.folder / "model.onnx"
-            check_graph(path)
-            ran = check_run(path, part, graph.inputs, graph.outputs) and ran
     total = sum(int(facts["bytes"]) for facts in folder.files.values())
     return {
         "bundle": str(out),
@@ -116,28 +148,21 @@ def _write(
     }
 
 
-def _component(folder: Folder, part: Part, graph: Emitted, storage: Storage) -> dict[str, Any]:
-    """Write one graph with its weights, configuration and table of parameters; its entry in the manifest."""
-    name, weights = f"{part.folder}/model.onnx", f"{part.folder}/model.onnx_data"
-    with folder.create(weights) as file:
-        write_weights(graph.model, graph.stored, part.tensors, part.names, file, Path(weights).name)
-    folder.write(name, graph.model.SerializeToString(deterministic=True))
-    folder.write(f"{part.folder}/config.json", part.config)
-    folder.write(f"{part.folder}/parameters.json", dump_json({"parameters": describe(graph.stored)}))
-    entry = {
-        "runtime": "onnxruntime",
-        "profile": "portable",
-        "file": name,
-        "weights": [weights],
-        "precision": storage,
-        "inputs": [_listed(tensor) for tensor in graph.inputs],
-        "outputs": [_listed(tensor) for tensor in graph.outputs],
-    }
-    return {"graphs": [entry], "parameters": f"{part.folder}/parameters.json"}
-
-
-def _listed(tensor: Tensor) -> dict[str, Any]:
-    return {"name": tensor.name, "dtype": tensor.dtype, "dims": list(tensor.dims)}
+def _check(folder: Folder, forms: Sequence[Form], say: Callable[[str], None]) -> bool:
+    """Check every graph, run each that runs here, and write what the portable ones gave for golden inputs."""
+    ran, seen = True, {}
+    for form in forms:
+        say(f"checking {form.file}")
+        path = folder.path / form.file
+        check_graph(path)
+        if form.runs_here:
+            passed = check_run(path, form.part, form.emitted.inputs, form.emitted.outputs)
+            ran = ran and passed is not None
+            if passed is not None and form.profile is PORTABLE:
+                seen[form.part.role] = golden.entry(*passed)
+    if seen:
+        folder.write(golden.FILE, dump_json({"format": golden.FORMAT, "graphs": seen}))
+    return ran
 
 
 def _version() -> str:

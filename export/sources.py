@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgediff import hub
 from edgediff.errors import InputError, SourceError, UnsupportedError
 from edgediff.export.json_files import read_json
 from edgediff.export.tensors import TensorFiles, Tensors
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_SEVERAL = "MultiControlNetModel"
 _STEMS = ("diffusion_pytorch_model", "model")
 
 
@@ -79,6 +81,10 @@ class Source:
             )
         return self._component(name, found)
 
+    def components(self, name: str, classes: tuple[str, ...]) -> list[Component]:
+        """All components of a kind that a model may have none, one or several of."""
+        return [] if self.class_of(name) is None else [self.component(name, classes)]
+
     def _component(self, name: str, class_name: str) -> Component:
         raise NotImplementedError
 
@@ -90,9 +96,21 @@ class Source:
         """The folder of a tokenizer's files."""
         raise NotImplementedError
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever exports the model should know about how it was read."""
+        return ()
+
     def extra(self, name: str) -> dict[str, Any] | None:
         """A JSON file of ours that may lie beside the index."""
         return None
+
+    def origin(self) -> dict[str, Any]:
+        """What the manifest says of where the weights come from."""
+        return {"source": self.label, "revision": self.revision, "license": self.license}
+
+    def finish(self) -> None:
+        """Refuse what was named and not used; called when every component has been read."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +132,17 @@ class FolderSource(Source):
         )
         return match[1] if match else None
 
+    def components(self, name: str, classes: tuple[str, ...]) -> list[Component]:
+        """As in ``Source``; several ControlNets are saved as controlnet, controlnet_1, ..."""
+        if self.class_of(name) != _SEVERAL:
+            return super().components(name, classes)
+        folders = [self._part(name), *sorted(self.where.glob(f"{name}_[0-9]*"))]
+        return [self._read(folder.name, classes[0], folder) for folder in folders]
+
     def _component(self, name: str, class_name: str) -> Component:
-        folder = self._part(name)
+        return self._read(name, class_name, self._part(name))
+
+    def _read(self, name: str, class_name: str, folder: Path) -> Component:
         config = read_json(folder / "config.json")
         return Component(name, class_name, folder, config, TensorFiles(weight_files(folder, self.variant)))
 
@@ -136,15 +163,35 @@ class FolderSource(Source):
         return folder
 
 
-def open_source(path: str, variant: str | None = None) -> Source:
-    """A local model: a folder with ``model_index.json``, or a single file in the original layout."""
+def open_source(
+    path: str,
+    variant: str | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    prediction_type: str | None = None,
+    tokenizer: str | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Source:
+    """A local model: a folder with ``model_index.json``, or a single file in the original layout.
+
+    What is no path but names a model on the hub (``org/name``, ``org/name@revision``) is fetched first;
+    ``revision`` and ``token`` are for that, and ``report`` gets a line on what is downloaded.
+    ``prediction_type`` and ``tokenizer`` (a folder) say of a single file what its tensors cannot.
+    """
+    if hub.is_hub_id(path):
+        found = hub.fetch(path, "export", revision=revision, variant=variant, token=token, say=report)
+        local = open_source(str(found.path), variant, prediction_type=prediction_type, tokenizer=tokenizer)
+        return replace(local, name=found.repo, revision=found.commit)
+    if revision is not None:
+        raise InputError(f"{path}: has no revision {revision!r}; revisions are for models on the hub.")
     folder = Path(path)
     if folder.is_file():
         if folder.suffix.lower() in PICKLES:
             raise SourceError(pickled(folder))
-        raise UnsupportedError(
-            f"{path} is a file. Give a model folder as diffusers' save_pretrained writes it."
-        )
+        from edgediff.export.single_file import open_single_file  # it needs Source
+
+        return open_single_file(folder, prediction_type=prediction_type, tokenizer=tokenizer)
     if not folder.is_dir():
         raise InputError(f"{path}: no such folder. Give a local model folder (with model_index.json).")
     if not (folder / "model_index.json").is_file():

@@ -110,6 +110,7 @@ class OnnxGraph:
             outputs=tuple(_tensor(t) for t in session.get_outputs()),
             nodes=providers.nodes_per_provider(session),
             load_seconds=seconds,
+            profile=spec.profile,
         )
 
     @property

@@ -21,7 +21,7 @@ OURS = ("edgediff", "benchmarks", "tests", "export", "runtimes")
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "optimum", "tensorflow", "jax"}
 # The room of a file is its top folder; a room may import its own package and these.
 ROOMS = {"edgediff": (), "runtimes": ("edgediff",), "export": ("edgediff",)}
-TRACER = ROOT / "export" / "optimum.py"  # the one file that may need PyTorch
+TRACER = ROOT / "export" / "optimum" / "program.py"  # the one file that may need PyTorch
 
 
 def sources(*folders: str) -> list[Path]:

@@ -14,7 +14,7 @@ hiddenimports = [
     "onnxruntime",
     "tokenizers",
 ]
-excludedimports = ["edgediff.export", "torch"]
+excludedimports = ["edgediff.export", "huggingface_hub", "torch"]
 datas = [
     (str(_PACKAGE / "bundles"), "edgediff/bundles"),
     (str(_PACKAGE / "bundle.schema.json"), "edgediff"),

@@ -7,15 +7,20 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from edgediff.cli.refine import Refiner
 
 EXAMPLE = """\b
 Examples:
   edgediff run "a red circle to the left of a blue square on a white background" -o out.png
   edgediff run "a cat" -m my-bundle --steps 20 --guidance-scale 7.5 -n "blurry" -s 42
   edgediff run "a cat, oil painting" -m my-bundle -i photo.jpg --strength 0.6 --fit crop
+  edgediff run "make it winter" -m my-instruct-bundle -i photo.png --image-guidance-scale 1.5
+  edgediff run "a house" -m my-control-bundle --control edges.png --control-end 0.8
   edgediff run "a red hat" -m my-bundle -i photo.png --mask hat.png --keep-unmasked
   edgediff run "a small green star on a white background" -b 4 --grid sheet.png
 """
@@ -23,11 +28,13 @@ Examples:
 
 @click.command(epilog=EXAMPLE, short_help="Draw a picture from a prompt.")
 @click.argument("prompt", required=False)
-@click.option("-m", "--model", metavar="BUNDLE", help="Folder of a bundle; the embedded model unless given.")
+@click.option("-m", "--model", metavar="BUNDLE", help="Folder or hub id; the embedded model unless given.")
 @click.option("-o", "--output", default="out.png", show_default=True, help="PNG, JPEG or WebP file to write.")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @click.option("--prompt-file", metavar="FILE", help="A prompt on each line, instead of PROMPT.")
 @click.option("-n", "--negative-prompt", help="What to keep away from (needs guidance above 1).")
+@click.option("--prompt-2", metavar="TEXT", help="Another text for the second text encoder (SDXL).")
+@click.option("--negative-prompt-2", metavar="TEXT", help="Likewise, beside --negative-prompt.")
 @click.option("--prompt-syntax", help="plain (the default), or a1111: (word:1.2), BREAK, long prompts.")
 @click.option("--clip-skip", type=int, help="Leave out that many of the text encoder's last layers.")
 @click.option("--steps", "--num-inference-steps", "steps", type=int, help="Denoising steps, 1 to 1000.")
@@ -41,9 +48,17 @@ Examples:
 @click.option("-W", "--width", type=int, help="Pixels.")
 @click.option("--sampler", help="ddim, euler, euler_ancestral, dpmpp_2m_karras, unipc, lcm, ...")
 @click.option("--eta", type=float, help="Share of fresh noise, 0 to 1, for samplers that take one.")
-@click.option("-i", "--image", metavar="FILE", help="Start from this picture, or draw a part of it anew.")
+@click.option("-i", "--image", metavar="FILE", help="Start from, or change, this picture.")
 @click.option("--mask", "mask_image", metavar="FILE", help="Draw anew what is white in it; needs --image.")
 @click.option("--strength", type=float, help="0 to 1: how much of the picture is drawn anew.")
+@click.option("--image-guidance-scale", type=float, help="What an instruction keeps of --image (1.5).")
+@click.option("--control", "control_image", metavar="FILE", multiple=True, help="Steer by this picture.")
+@click.option("--control-scale", type=float, multiple=True, help="How much --control counts; 1 unless given.")
+@click.option("--control-start", type=float, multiple=True, help="Share of the steps from which it counts.")
+@click.option("--control-end", type=float, multiple=True, help="Share of the steps up to which it counts.")
+@click.option("--guess-mode", is_flag=True, help="Let --control alone say what is drawn.")
+@click.option("--refiner", metavar="BUNDLE", help="Let this model (SDXL's refiner) finish the picture.")
+@click.option("--refiner-start", type=float, help="Share of the steps after which it does; 0.8 unless given.")
 @click.option("--fit", help="resize, crop or fill a picture of another size; without it that is an error.")
 @click.option("--background", help="Colour behind a picture's transparent pixels.")
 @click.option("--mask-blur", type=float, help="Radius in pixels by which the mask's edge is softened.")
@@ -60,12 +75,14 @@ Examples:
 @click.option("-q", "--quiet", is_flag=True, help="Print the paths alone; no progress.")
 def command(
     prompt: str | None, model: str | None, output: str, overwrite: bool, prompt_file: str | None,
-    grid_file: str | None, device: str, runtime: str, threads: int | None, no_metadata: bool, strict: bool,
-    as_json: bool, quiet: bool, **given: Any,
+    grid_file: str | None, refiner: str | None, refiner_start: float | None, device: str, runtime: str,
+    threads: int | None, no_metadata: bool, strict: bool, as_json: bool, quiet: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Draw PROMPT and write the picture to a file. Without -m the embedded model draws it."""
     began = time.perf_counter()
     from edgediff import media, tasks
+    from edgediff.cli.pull import bundle_path
+    from edgediff.cli.refine import walked
     from edgediff.errors import CheckFailed
     from edgediff.pipeline import load
     from edgediff.prompt import read_prompt_file
@@ -73,26 +90,26 @@ def command(
     if (prompt is None) == (prompt_file is None):
         raise click.UsageError("Give a PROMPT, or --prompt-file.")
     prompts = [prompt] if prompt is not None else read_prompt_file(str(prompt_file))
-    pipe = load(model, device=device, runtime=runtime, threads=threads)
-    asked = tasks.checked(pipe.bundle, prompts, **_arguments(given))
+    named = None if model is None else bundle_path(model, quiet or as_json)
+    options: dict[str, Any] = {"device": device, "runtime": runtime, "threads": threads}
+    pipe = load(named, **options)
+    later = _refiner(refiner, refiner_start, options, quiet or as_json)
+    over = None if later is None else later.checked(pipe.bundle, prompts, _arguments(given))
+    asked = tasks.checked(pipe.bundle, prompts, **_arguments(given)) if over is None else over.first
     files = media.checked_outputs(output, asked.call.batch, overwrite, size=_size(asked))
     sheet = None if grid_file is None else media.checked_output(grid_file, overwrite)
     _say_what_is_lost(given["image"])
     progress = not quiet and not as_json and sys.stderr is not None and sys.stderr.isatty()
-    x = None
-    for step in pipe.walk(asked):
-        x = step.x
-        if progress:
-            click.echo(f"\rstep {step.i + 1} of {len(asked.call.schedule.hops)}", nl=False, err=True)
-    if progress:
-        click.echo("\r\033[K", nl=False, err=True)
-    assert x is not None  # a schedule has at least one hop
-    pictures = tasks.finished(asked, pipe.decode(x, "np"))
+    x = walked(pipe, asked, progress)
+    done = None if later is None or over is None else later.finish(over, pipe, x, progress)
+    pictures = tasks.finished(asked, pipe.decode(x, "np") if done is None else done.pictures)
     images = media.to_pil(pictures)
     flat = media.suspicious(pictures)
     if flat is not None:
         warnings.warn(f"suspicious output: {flat}.", stacklevel=1)
     record = _record(pipe, asked, files, images, time.perf_counter() - began)
+    if done is not None:
+        done.note(record)
     for i, (image, file) in enumerate(zip(images, files, strict=True)):
         media.save(image, file, _metadata(record, asked, i, no_metadata))
     if sheet is not None:
@@ -102,6 +119,19 @@ def command(
     _print(record, as_json, quiet)
     if strict and flat is not None:
         raise CheckFailed(f"{files[0]}: {flat}; written all the same.")
+
+
+def _refiner(model: str | None, start: float | None, options: dict[str, Any], quiet: bool) -> Refiner | None:
+    """The model that finishes the picture, opened; None unless one is named."""
+    if model is None:
+        if start is not None:
+            raise click.UsageError("--refiner-start: give --refiner too.")
+        return None
+    from edgediff.cli.pull import bundle_path
+    from edgediff.cli.refine import Refiner
+    from edgediff.pipeline import load
+
+    return Refiner(load(bundle_path(model, quiet), **options), start)
 
 
 def _say_what_is_lost(image: str | None) -> None:
@@ -121,19 +151,42 @@ def _say_what_is_lost(image: str | None) -> None:
 
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
     """What was given, under the names that tasks take; the rest is left to their defaults."""
-    names = {"steps": "num_inference_steps", "count": "num_images_per_prompt"}
-    found = {
-        names.get(name, name): value
-        for name, value in given.items()
-        if value is not None and value is not False
+    names = {
+        "steps": "num_inference_steps",
+        "count": "num_images_per_prompt",
+        "control_scale": "controlnet_conditioning_scale",
+        "control_start": "control_guidance_start",
+        "control_end": "control_guidance_end",
     }
-    of_pictures = {"strength", "fit", "background"} & found.keys()
+    found = {
+        names.get(name, name): _alone(value)
+        for name, value in given.items()
+        if value is not None and value is not False and value != ()
+    }
+    of_pictures = {"strength", "image_guidance_scale"} & found.keys()
+    if "control_image" not in found:
+        of_pictures |= {"fit", "background"} & found.keys()
     of_masks = {"mask_blur", "padding_mask_crop", "keep_unmasked"} & found.keys()
     for needed, options in (("image", of_pictures), ("mask_image", of_masks)):
         if options and needed not in found:
             flags = ", ".join("--" + name.replace("_", "-") for name in sorted(options))
             raise click.UsageError(f"{flags}: give --{needed.removesuffix('_image')} too.")
+    if "control_image" not in found:
+        flags = ", ".join(
+            "--" + name.replace("_", "-")
+            for name in ("control_scale", "control_start", "control_end", "guess_mode")
+            if given.get(name)
+        )
+        if flags:
+            raise click.UsageError(f"{flags}: give --control too.")
     return found
+
+
+def _alone(value: Any) -> Any:
+    """What was given once, without the tuple around it."""
+    if not isinstance(value, tuple):
+        return value
+    return value[0] if len(value) == 1 else list(value)
 
 
 def _size(asked: Any) -> tuple[int, int]:
@@ -152,7 +205,7 @@ def _metadata(record: dict[str, Any], asked: Any, index: int, bare: bool) -> Any
     parameters = None
     if not bare:
         parameters = {**record["parameters"], **_own(asked, index)}
-    return metadata.describe(parameters, composite=asked.call.strength is not None)
+    return metadata.describe(parameters, composite=hasattr(asked, "pictures"))
 
 
 def _own(asked: Any, index: int) -> dict[str, Any]:
@@ -161,8 +214,8 @@ def _own(asked: Any, index: int) -> dict[str, Any]:
     which = index // call.per_prompt
     seed = call.seed[index] if isinstance(call.seed, tuple) else call.seed
     return {
-        "prompt": call.prompts[which],
-        "negative_prompt": call.negatives[which] if call.negatives else None,
+        "prompt": call.texts.prompts[which],
+        "negative_prompt": call.texts.negatives[which] if call.texts.negatives else None,
         "seed": seed,
         "index": index,
         "batch": call.batch,
@@ -173,17 +226,19 @@ def _record(pipe: Any, asked: Any, files: list[Path], images: list[Any], seconds
     call = asked.call
     parameters = {
         "task": type(asked).__module__.rpartition(".")[2].replace("call", "text2image"),
-        "prompt": call.prompts[0] if len(call.prompts) == 1 else list(call.prompts),
-        "negative_prompt": call.negatives[0] if call.negatives else None,
+        "prompt": call.texts.prompts[0] if len(call.texts.prompts) == 1 else list(call.texts.prompts),
+        "negative_prompt": call.texts.negatives[0] if call.texts.negatives else None,
         "seed": call.seed,
         "noise": call.noise,
         "num_inference_steps": call.steps.steps,
         "guidance_scale": call.guidance_scale,
         "guidance_rescale": call.guidance_rescale,
         "sampler": call.solver.name,
-        "prompt_syntax": call.syntax,
-        "clip_skip": call.clip_skip,
+        **_second(call.texts),
+        "prompt_syntax": call.texts.syntax,
+        "clip_skip": call.texts.clip_skip,
         "strength": call.strength,
+        **_steered(asked),
         "height": images[0].height,
         "width": images[0].width,
         "model": pipe.bundle.origin.get("source"),
@@ -199,6 +254,31 @@ def _record(pipe: Any, asked: Any, files: list[Path], images: list[Any], seconds
     }
 
 
+def _second(texts: Any) -> dict[str, Any]:
+    """What a second text encoder read, where that was something else."""
+    found = {"prompt_2": texts.prompts_2, "negative_prompt_2": texts.negatives_2}
+    return {name: list(words) for name, words in found.items() if words is not None}
+
+
+def _denoised(providers: dict[str, str]) -> str | None:
+    return providers.get("denoiser", providers.get("controlled_denoiser"))
+
+
+def _steered(asked: Any) -> dict[str, Any]:
+    """What was said of pictures that steer; nothing where there are none."""
+    found: dict[str, Any] = {}
+    if hasattr(asked, "image_guidance_scale"):
+        found["image_guidance_scale"] = asked.image_guidance_scale
+    controls = asked.call.controls
+    if controls is not None:
+        networks = controls.networks
+        found["controlnet_conditioning_scale"] = [each.scale for each in networks]
+        found["control_guidance_start"] = [each.start for each in networks]
+        found["control_guidance_end"] = [each.end for each in networks]
+        found["guess_mode"] = controls.guess
+    return found
+
+
 def _print(record: dict[str, Any], as_json: bool, quiet: bool) -> None:
     if as_json:
         click.echo(json.dumps(record))
@@ -209,6 +289,6 @@ def _print(record: dict[str, Any], as_json: bool, quiet: bool) -> None:
         values = record["parameters"]
         click.echo(
             f"{values['width']}x{values['height']}, {record['steps']} steps of {values['sampler']}, seed "
-            f"{values['seed']}, {record['seconds']:.2f} s on {record['providers'].get('denoiser')}",
+            f"{values['seed']}, {record['seconds']:.2f} s on {_denoised(record['providers'])}",
             err=True,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -18,9 +19,10 @@ import click
 def command(bundle: str | None, table: bool, sampler: str | None, steps: int | None, as_json: bool) -> None:
     """Print what BUNDLE (the embedded model unless given) holds: facts, defaults, graphs and files."""
     from edgediff.bundle import Bundle
+    from edgediff.cli.pull import bundle_path
     from edgediff.pipeline import EMBEDDED
 
-    found = Bundle.open(EMBEDDED if bundle is None else bundle)
+    found = Bundle.open(EMBEDDED if bundle is None else bundle_path(bundle, as_json))
     if table:
         click.echo(_table(found, sampler, steps), nl=False)
         return
@@ -39,14 +41,24 @@ def command(bundle: str | None, table: bool, sampler: str | None, steps: int | N
     click.echo(f"  tasks      {', '.join(found.tasks) or 'not stated'}")
     planned = f"{defaults.num_inference_steps} steps of {defaults.sampler or 'its own scheduler'}"
     click.echo(f"  defaults   {planned}, guidance {defaults.guidance_scale:g}, {extent}")
+    if defaults.recipe is not None:
+        ranges = [f"{name} {n.low:g} to {n.high:g} ({n.outside})" for name, n in defaults.limits.items()]
+        click.echo(f"  recipe     {defaults.recipe}: {', '.join(ranges)}")
+    adapters = found.origin.get("adapters")  # part of what may hold anything
+    for adapter in adapters if isinstance(adapters, list) else ():
+        click.echo(f"  adapter    {json.dumps(adapter)}")
     click.echo(f"  latents    {latents.channels} channels, scale {latents.scaling_factor:g}, "
                f"predicts {found.scheduler.get('prediction_type', 'epsilon')}")  # fmt: skip
+    if found.profiles:
+        forms = "; ".join(f"{device} takes {', '.join(names)}" for device, names in found.profiles.items())
+        click.echo(f"  profiles   {forms}")
     for role, graphs in found.components.items():
         for graph in graphs:
             megabytes = (
                 sum(found.files[n].bytes for n in (graph.file, *graph.weights) if n in found.files) / 1e6
             )
-            click.echo(f"  {role:<12} {graph.file} ({graph.precision}, {graph.profile}, {megabytes:.2f} MB)")
+            kind = ", ".join(filter(None, (graph.precision, graph.numerics, graph.profile)))
+            click.echo(f"  {role:<12} {graph.file} ({kind}, {megabytes:.2f} MB)")
             for arrow, tensors in (("<-", graph.inputs), ("->", graph.outputs)):
                 for t in tensors:
                     click.echo(f"      {arrow} {t.name}: {t.dtype} [{', '.join(map(str, t.dims))}]")
@@ -68,14 +80,24 @@ def _facts(found: Any) -> dict[str, Any]:
             "num_inference_steps": found.defaults.num_inference_steps,
             "guidance_scale": found.defaults.guidance_scale,
             "size": dict(found.defaults.size),
+            "timesteps": found.defaults.timesteps,
+            "recipe": found.defaults.recipe,
+            "limits": {name: asdict(limit) for name, limit in found.defaults.limits.items()},
         },
         "graphs": {
             role: [
-                {"file": g.file, "runtime": g.runtime, "profile": g.profile, "precision": g.precision}
+                {
+                    "file": g.file,
+                    "runtime": g.runtime,
+                    "profile": g.profile,
+                    "precision": g.precision,
+                    "numerics": g.numerics,
+                }
                 for g in graphs
             ]
             for role, graphs in found.components.items()
         },
+        "profiles": {device: list(names) for device, names in found.profiles.items()},
         "bytes": sum(f.bytes for f in found.files.values()),
         "files": len(found.files),
     }

@@ -2,32 +2,83 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import subprocess
+import sys
 from typing import Any
 
 import click
 
+from edgediff.errors import CheckFailed, ResourceError, UnsupportedError
 
-@click.command(short_help="Check a bundle's files, and one small picture.")
+
+@click.command(short_help="Check a bundle's files, graphs and one pass of each.")
 @click.argument("bundle", required=False)
+@click.option("--device", default="auto", show_default=True, help="Where the graphs run.")
+@click.option(
+    "--numerics",
+    is_flag=True,
+    help="Draw a picture in float32 and see whether every value would fit half precision.",
+)
+@click.option("--memory", type=float, metavar="GB", help="With --numerics: the most memory it may take.")
+@click.option("--record", is_flag=True, help="With --numerics: write what was found into the manifest.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def command(bundle: str | None, as_json: bool) -> None:
-    """Compare every file of BUNDLE with its manifest, load every graph and draw one picture with one step.
+def command(
+    bundle: str | None, device: str, numerics: bool, memory: float | None, record: bool, as_json: bool
+) -> None:  # fmt: skip
+    """Compare every file of BUNDLE with its manifest, scan and load every graph, run each once, and compare
+    with the golden values of its export.
 
     Ends with status 0, or with that of the first fault (3 and 4: see the error).
     """
+    from edgediff import checks
     from edgediff.bundle import Bundle
-    from edgediff.pipeline import EMBEDDED, load
+    from edgediff.cli.pull import bundle_path
+    from edgediff.pipeline import EMBEDDED
 
-    found = Bundle.open(EMBEDDED if bundle is None else bundle)
-    found.verify()
-    pipe = load(found, verify=False)
-    sizes: dict[str, Any] = {a: max(f, 64) // f * f for a, f in found.latents.downscale.items()}
-    drawn = pipe("", num_inference_steps=1, seed=0, guidance_scale=1.0, output_type="np", **sizes).images
-    if "encoder" in found.components:
-        pipe.encode(drawn.transpose(0, 3, 1, 2) * 2 - 1)
-    result = {"bundle": str(found.path), "files": len(found.files), "graphs": len(pipe.infos()), "ok": True}
-    text = (
-        f"{found.path}: {result['files']} files match, {result['graphs']} graphs ran, the picture is finite"
-    )
-    click.echo(json.dumps(result) if as_json else text)
+    if (record or memory is not None) and not numerics:
+        raise click.UsageError("--memory and --record go with --numerics.")
+    found = Bundle.open(EMBEDDED if bundle is None else bundle_path(bundle, as_json))
+    if numerics:
+        _numerics(found, memory, record, as_json)
+        return
+    result = checks.check(found, device)
+    if as_json:
+        click.echo(json.dumps({"bundle": str(found.path), "ok": True, **result}))
+        return
+    compared = [share for share in result["graphs"].values() if share is not None]
+    worst = f"within {max(compared):.1g} of the golden values" if compared else "there are no golden values"
+    click.echo(f"{found.path}: {result['files']} files match, {len(result['graphs'])} graphs ran, {worst}")
+
+
+def _numerics(found: Any, memory: float | None, record: bool, as_json: bool) -> None:
+    """Run the look in a process of its own, with a bound on its memory; print what it found."""
+    command = [sys.executable, "-m", "edgediff.export.numerics", str(found.path)]
+    command += [] if memory is None else [str(int(memory * 1e9))]
+    try:
+        importlib.import_module("edgediff.export.numerics")
+    except ImportError as error:
+        raise UnsupportedError(
+            f"--numerics needs more packages ({error}): pip install 'edgediff[export]'"
+        ) from error
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    try:
+        told = json.loads(done.stdout)
+    except ValueError:
+        bound = "" if memory is None else f" with {memory:g} GB; allow more"
+        raise ResourceError(f"{found.path}: the look at its numbers did not end well{bound}.") from None
+    if "error" in told:
+        raise CheckFailed(f"{found.path}: {told['error']}")
+    proven = all(not each["over"] for each in told["findings"])
+    if record:
+        recorder = importlib.import_module("edgediff.export.record")
+        recorder.record_numerics(found.path, {each["role"]: not each["over"] for each in told["findings"]})
+    if as_json:
+        click.echo(json.dumps({"bundle": str(found.path), "ok": proven, "numerics": told["findings"]}))
+    else:
+        for each in told["findings"]:
+            state = "fits" if not each["over"] else "TOO LARGE: " + "; ".join(each["over"])
+            click.echo(f"{each['role']:<20} largest {each['largest']:.4g} at {each['where']}: {state}")
+    if not proven:
+        raise CheckFailed(f"{found.path}: half precision cannot hold what some graphs compute.")

@@ -5,29 +5,37 @@ Nothing is loaded while a call is checked; every fault is an InputError by then.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from edgediff import embeddings
 from edgediff import sampler as samplers
 from edgediff.bundle import Bundle
 from edgediff.errors import BundleError, InputError
-from edgediff.prompt import checked_prompts
+from edgediff.noise import Noise
 from edgediff.runtime import Tensor
 from edgediff.sampler import Array, Solver
 from edgediff.schedule import Request as Steps
 from edgediff.schedule import Schedule
 from edgediff.tasks import request as check
+from edgediff.tasks import sizing, texts
+from edgediff.tasks.limits import check_limits
+from edgediff.tasks.sizing import Ids, Sized
+from edgediff.tasks.texts import Texts, Worded
+
+if TYPE_CHECKING:
+    from edgediff.tasks.control import Controls
 
 
-class Shared(TypedDict, total=False):
+class Others(Worded, Sized, total=False):
+    """Arguments that are checked by :mod:`edgediff.tasks.texts` and :mod:`edgediff.tasks.sizing`."""
+
+
+class Shared(Others, total=False):
     """Arguments that all tasks take; :meth:`edgediff.Pipeline.__call__` says what each means."""
 
-    negative_prompt: str | Sequence[str] | None
     num_inference_steps: int | None
     timesteps: Sequence[float] | None
     sigmas: Sequence[float] | None
@@ -41,28 +49,25 @@ class Shared(TypedDict, total=False):
     latents: Tensor | None
     sampler: str | None
     eta: float | None
-    clip_skip: int | None
-    prompt_syntax: str
-    prompt_embeds: Tensor | None
-    negative_prompt_embeds: Tensor | None
     denoising_start: float | None
     denoising_end: float | None
+    control_image: Any
+    controlnet_conditioning_scale: float | Sequence[float] | None
+    control_guidance_start: float | Sequence[float] | None
+    control_guidance_end: float | Sequence[float] | None
+    guess_mode: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """A checked call. ``batch`` results: prompts in order, ``per_prompt`` of each.
 
-    ``prompts`` is empty where ``embeds`` came from the caller; ``negatives`` and ``negative_embeds`` are both
-    empty where nothing is guided. ``resumed`` says that ``latents`` stand part way, not at the start.
+    ``size_ids`` are the numbers about sizes that the denoiser reads, for prompts and for negatives.
+    ``resumed`` says that what the call starts from stands part way: nothing is added to it.
     """
 
-    prompts: tuple[str, ...]
-    negatives: tuple[str, ...]
-    embeds: Array | None
-    negative_embeds: Array | None
-    syntax: str
-    clip_skip: int | None
+    texts: Texts
+    size_ids: tuple[Ids, Ids]
     per_prompt: int
     guidance_scale: float
     guidance_rescale: float
@@ -75,6 +80,8 @@ class Call:
     strength: float | None
     schedule: Schedule
     solver: Solver
+    controls: Controls | None = None
+    source: Noise | None = None
 
     @property
     def call(self) -> Call:
@@ -84,22 +91,35 @@ class Call:
     @property
     def count(self) -> int:
         """Different prompts."""
-        return len(self.prompts) if self.embeds is None else len(self.embeds)
+        return self.texts.count
 
     @property
     def batch(self) -> int:
         return self.count * self.per_prompt
 
     @property
+    def denoiser(self) -> str:
+        """The role of the graph that denoises."""
+        return "denoiser" if self.controls is None else "controlled_denoiser"
+
+    @property
+    def denoisers(self) -> tuple[str, ...]:
+        """Roles of all graphs that run in each step."""
+        return (self.denoiser,) if self.controls is None else self.controls.roles
+
+    def stream(self) -> Noise:
+        """Return the noise to draw from: ``source``, which goes on from another call, or the seed's own."""
+        return check.stream(self.seed, self.noise) if self.source is None else self.source
+
+    @property
     def guided(self) -> bool:
-        return bool(self.negatives) or self.negative_embeds is not None
+        return self.texts.guided
 
 
 def checked(
     bundle: Bundle,
     prompt: str | Sequence[str] | None,
     *,
-    negative_prompt: str | Sequence[str] | None = None,
     num_inference_steps: int | None = None,
     timesteps: Sequence[float] | None = None,
     sigmas: Sequence[float] | None = None,
@@ -113,77 +133,81 @@ def checked(
     latents: Tensor | None = None,
     sampler: str | None = None,
     eta: float | None = None,
-    clip_skip: int | None = None,
-    prompt_syntax: str = "plain",
-    prompt_embeds: Tensor | None = None,
-    negative_prompt_embeds: Tensor | None = None,
     denoising_start: float | None = None,
     denoising_end: float | None = None,
+    control_image: Any = None,
+    controlnet_conditioning_scale: float | Sequence[float] | None = None,
+    control_guidance_start: float | Sequence[float] | None = None,
+    control_guidance_end: float | Sequence[float] | None = None,
+    guess_mode: bool = False,
     strength: float | None = None,
+    fit: str | None = None,
+    background: Any = None,
+    **others: Unpack[Others],
 ) -> Call:
-    """Check a call against a bundle. ``strength`` is given by tasks that start from a picture.
+    """Check a call against a bundle. ``strength`` is given by tasks that start from a picture; ``fit`` and
+    ``background`` are for the control pictures.
 
     Raises:
         InputError: an argument is wrong.
     """
-    embeds = None if prompt_embeds is None else check.embeddings("prompt_embeds", prompt_embeds)
-    if (prompt is None) == (embeds is None):
-        raise InputError("prompt: give either a prompt or prompt_embeds.")
-    prompts = [] if embeds is not None else checked_prompts(prompt)
-    count = len(prompts) if embeds is None else len(embeds)
-    per_prompt = check.whole("num_images_per_prompt", num_images_per_prompt, 1, check.MAX_BATCH)
-    batch = count * per_prompt
-    if batch > check.MAX_BATCH:
-        raise InputError(
-            f"{batch} results were asked for at once; at most {check.MAX_BATCH} are drawn in one call."
-        )
     defaults = bundle.defaults
     scale = (
         defaults.guidance_scale
         if guidance_scale is None
         else check.number("guidance_scale", guidance_scale, 0, 100)
     )
-    guided = scale > 1 and bundle.guidance_embedding is None
-    negatives, negative_embeds = _negatives(
-        negative_prompt, negative_prompt_embeds, embeds, count, guided, bundle.guidance_embedding is not None
-    )
-    if prompt_syntax not in embeddings.SYNTAXES:
+    rest: dict[str, Any] = dict(others)
+    about_sizes = {name: rest.pop(name) for name in Sized.__annotations__ if name in rest}
+    words = texts.checked(bundle, prompt, scale, **rest)
+    count = words.count
+    per_prompt = check.whole("num_images_per_prompt", num_images_per_prompt, 1, check.MAX_BATCH)
+    batch = count * per_prompt
+    if batch > check.MAX_BATCH:
         raise InputError(
-            f"prompt_syntax: {prompt_syntax!r} is unknown; use {' or '.join(embeddings.SYNTAXES)}."
+            f"{batch} results were asked for at once; at most {check.MAX_BATCH} are drawn in one call."
         )
     check.chosen_steps(num_inference_steps, timesteps, sigmas)
-    size = check.sizes(bundle, {"height": height, "width": width})
+    steered = {
+        "controlnet_conditioning_scale": controlnet_conditioning_scale,
+        "control_guidance_start": control_guidance_start,
+        "control_guidance_end": control_guidance_end,
+        "guess_mode": guess_mode,
+    }
+    asked = {"height": height, "width": width}
+    controls, size = _controls(bundle, control_image, count, steered, asked, fit, background)
     shape = check.latent_shape(bundle, batch, size)
-    planned = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
-    steps = Steps(
-        check.whole("num_inference_steps", planned, 1, check.MAX_STEPS),
-        None if timesteps is None else tuple(check.number("timesteps", t, -1e3, 1e9) for t in timesteps),
-        None if sigmas is None else tuple(check.number("sigmas", s, 0, 1e9) for s in sigmas),
-        tokens=int(np.prod(shape[2:])),
+    own = sampler is None or sampler == defaults.sampler
+    steps = _steps(bundle, num_inference_steps, timesteps, sigmas, own)._replace(
+        tokens=int(np.prod(shape[2:]))
+    )
+    check_limits(
+        bundle,
+        {
+            "guidance_scale": guidance_scale,
+            "num_inference_steps": _asked_steps(num_inference_steps, steps),
+        },
     )
     options = {} if eta is None else {"eta": check.number("eta", eta, 0, 1)}
     solver = samplers.find(bundle.scheduler, defaults.sampler if sampler is None else sampler, **options)
-    if strength is not None and solver.name == "lcm" and bundle.guidance_embedding is not None:
-        # A model distilled with guidance gets its grid laid out for the strength, as diffusers' own pipeline
-        # for such models does; for every other one the first hops are left out.
+    resumed = denoising_start is not None
+    if resumed:  # which says itself where to begin; the strength does not count
+        schedule = solver.schedule(steps)
+        strength = None if strength is None else check.strength(strength)
+    elif strength is not None and _laid_out(bundle, solver):
         schedule = solver.schedule(steps._replace(strength=check.strength(strength)))
     else:
         schedule = solver.schedule(steps)
         schedule = schedule if strength is None else check.cut_by_strength(schedule, steps, strength)
     check_points(solver, schedule)
-    resumed = denoising_start is not None
     schedule = check.part_way(schedule, solver, denoising_start, denoising_end)
     if resumed and latents is None and strength is None:
         raise InputError(
             "denoising_start: give the latents that stand there, as denoising_end returned them."
         )
     return Call(
-        prompts=tuple(prompts),
-        negatives=negatives,
-        embeds=embeds,
-        negative_embeds=negative_embeds,
-        syntax=prompt_syntax,
-        clip_skip=_clip_skip(bundle, clip_skip),
+        texts=words,
+        size_ids=sizing.checked(bundle, size, **about_sizes),
         per_prompt=per_prompt,
         guidance_scale=scale,
         guidance_rescale=check.number("guidance_rescale", guidance_rescale, 0, 1),
@@ -196,17 +220,77 @@ def checked(
         strength=None if strength is None else float(strength),
         schedule=schedule,
         solver=solver,
+        controls=controls,
     )
 
 
-def _clip_skip(bundle: Bundle, asked: int | None) -> int | None:
-    """Return how many layers to leave out; 0, as None, is none. What the manifest rules out is refused."""
-    if asked is None or check.whole("clip_skip", asked, 0, 64) == 0:
-        return None
-    outputs = bundle.graph("text_encoder").outputs
-    if outputs:  # a folder without a manifest does not say
-        embeddings.check_clip_skip(asked, outputs)
-    return int(asked)
+def _controls(
+    bundle: Bundle,
+    image: Any,
+    count: int,
+    options: dict[str, Any],
+    asked: dict[str, int | None],
+    fit: str | None,
+    background: Any,
+) -> tuple[Controls | None, dict[str, int]]:
+    """Return what steers the denoiser, if anything does, and the size to draw."""
+    if image is None:
+        given = [name for name, value in options.items() if value is not None and value is not False]
+        if given:
+            raise InputError(f"{', '.join(given)}: there is no control_image; give one too.")
+        return None, check.sizes(bundle, asked)
+    from edgediff.tasks import control
+
+    return control.checked(
+        bundle,
+        image,
+        count,
+        scale=options["controlnet_conditioning_scale"],
+        start=options["control_guidance_start"],
+        end=options["control_guidance_end"],
+        guess=options["guess_mode"],
+        fit=fit,
+        background=background,
+        **asked,
+    )
+
+
+def _steps(
+    bundle: Bundle,
+    count: int | None,
+    timesteps: Sequence[float] | None,
+    sigmas: Sequence[float] | None,
+    own_sampler: bool,
+) -> Steps:
+    """Return what to ask of the schedule; the bundle's own timesteps where a call says nothing else."""
+    defaults = bundle.defaults
+    if count is None and timesteps is None and sigmas is None and own_sampler:
+        timesteps = defaults.timesteps
+    return Steps(
+        check.whole(
+            "num_inference_steps",
+            defaults.num_inference_steps if count is None else count,
+            1,
+            check.MAX_STEPS,
+        ),
+        None if timesteps is None else tuple(check.number("timesteps", t, -1e3, 1e9) for t in timesteps),
+        None if sigmas is None else tuple(check.number("sigmas", s, 0, 1e9) for s in sigmas),
+    )
+
+
+def _asked_steps(count: int | None, steps: Steps) -> int | None:
+    """Return how many steps a call asks for, in whichever way; None where it leaves that to the bundle."""
+    listed = steps.timesteps if steps.timesteps is not None else steps.sigmas
+    return count if listed is None else len(listed)
+
+
+def _laid_out(bundle: Bundle, solver: Solver) -> bool:
+    """Whether the grid is laid out for the strength, not cut.
+
+    diffusers' own pipeline for models of the Stable Diffusion 1 kind that were distilled with guidance does
+    that; every other one leaves the first hops out.
+    """
+    return solver.name == "lcm" and bundle.guidance_embedding is not None and not bundle.size_ids
 
 
 def check_points(solver: Solver, schedule: Schedule) -> None:
@@ -216,35 +300,3 @@ def check_points(solver: Solver, schedule: Schedule) -> None:
             solver.conversion(here)
     except BundleError as error:
         raise InputError(f"{solver.name} for {schedule.total} steps: {error}") from error
-
-
-def _negatives(
-    prompt: str | Sequence[str] | None,
-    embeds: Tensor | None,
-    positive: Array | None,
-    count: int,
-    guided: bool,
-    embedded: bool,
-) -> tuple[tuple[str, ...], Array | None]:
-    """Return the negative prompts, one for each prompt, or their embeddings."""
-    if prompt is not None and embeds is not None:
-        raise InputError("negative_prompt: give either a text or negative_prompt_embeds.")
-    if (prompt is not None or embeds is not None) and not guided:
-        reason = "this model takes no negative prompt" if embedded else "guidance_scale is 1 or less"
-        warnings.warn(f"negative_prompt has no effect: {reason}.", stacklevel=4)
-    if embeds is not None:
-        found = check.embeddings("negative_prompt_embeds", embeds)
-        if positive is not None and found.shape[1:] != positive.shape[1:]:
-            raise InputError(
-                f"negative_prompt_embeds: {found.shape} and prompt_embeds {positive.shape} differ in tokens "
-                "or width."
-            )
-        if len(found) not in (1, count):
-            raise InputError(f"negative_prompt_embeds: {len(found)} for {count} prompts; give 1 or {count}.")
-        return (), np.repeat(found, count // len(found), axis=0) if guided else None
-    negatives = checked_prompts("" if prompt is None else prompt, "negative_prompt")
-    if len(negatives) not in (1, count):
-        raise InputError(
-            f"negative_prompt: {len(negatives)} were given for {count} prompts; give one, or one each."
-        )
-    return tuple(negatives * count if len(negatives) == 1 else negatives) if guided else (), None

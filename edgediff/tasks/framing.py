@@ -28,18 +28,19 @@ def framed(
     width: int | None,
     fit: str | None,
     background: Any,
+    name: str = "image",
 ) -> tuple[list[Array], dict[str, int], tuple[int, int]]:
     """Read pictures; return them in [0, 1] at the size to draw, that size by axis, and the first one's own.
 
     Without ``height`` and ``width`` the first picture's size is drawn. A picture of any other size, or a size
-    that the model cannot draw, is an error unless ``fit`` says how to get there.
+    that the model cannot draw, is an error unless ``fit`` says how to get there. Errors call it ``name``.
 
     Raises:
         InputError: a picture cannot be read or is of another size.
     """
     if fit is not None and fit not in FITS:
         raise InputError(f"fit: {fit!r} is unknown; use {', '.join(FITS)}.")
-    given = read_pictures(image, name="image", background=background)
+    given = read_pictures(image, name=name, background=background)
     asked = {"height": height, "width": width}
     own = dict(zip(asked, given[0].shape[:2], strict=True))
     if fit is None:
@@ -50,8 +51,8 @@ def framed(
         found = dict(zip(size, picture.shape[:2], strict=True))
         if found != size and fit is None:
             raise InputError(
-                f"image: it is {found['width']}x{found['height']} and {size['width']}x{size['height']} is to "
-                f"be drawn; resize it, or say how with fit ({', '.join(FITS)})."
+                f"{name}: it is {found['width']}x{found['height']} and {size['width']}x{size['height']} is "
+                f"to be drawn; resize it, or say how with fit ({', '.join(FITS)})."
             )
     return [fitted(picture, size, fit) for picture in given], size, (own["height"], own["width"])
 

@@ -17,6 +17,7 @@ import numpy as np
 from edgediff import latents
 from edgediff.bundle import Bundle
 from edgediff.conditioning import network_of, planned
+from edgediff.errors import InputError
 from edgediff.noise import Noise, PerPicture
 from edgediff.parts import Parts
 from edgediff.plan import Plan
@@ -67,6 +68,9 @@ def request(
         InputError: an argument is wrong. Nothing has been loaded by then.
     """
     check.encoder(bundle)
+    check.task(bundle, "inpaint")
+    if image is None:
+        raise InputError("mask_image: it says what to draw anew of an image; give the image too.")
     height, width = arguments.pop("height", None), arguments.pop("width", None)
     blur = check.number("mask_blur", mask_blur, 0, 256)
     if padding_mask_crop is None:
@@ -79,8 +83,10 @@ def request(
         size = check.sizes(bundle, {"height": height, "width": width})
         original = masks.original(image, mask_image, background, blur, size, pad)
         pictures, inner = original.cropped(size)
+        if arguments.get("control_image") is not None:
+            arguments["control_image"] = original.steered(arguments["control_image"], size, background)
     arguments["height"], arguments["width"] = size["height"], size["width"]
-    call = calls.checked(bundle, prompt, strength=strength, **arguments)
+    call = calls.checked(bundle, prompt, strength=strength, fit=fit, background=background, **arguments)
     framing.check_count("image", len(pictures), call.count)
     framing.check_count("mask_image", len(inner), call.count)
     hard = np.stack(inner)[:, None] >= 0.5
@@ -90,16 +96,18 @@ def request(
 def plan(parts: Parts, asked: Request) -> Plan:
     """Encode prompts and pictures and return the plan; the denoiser and the decoder have not run yet."""
     call, bundle = asked.call, parts.bundle
-    parts.prefetch(("text_encoder", "encoder", "denoiser", "decoder"))
-    noise = check.stream(call.seed, call.noise)
+    parts.prefetch((*parts.bundle.text_roles, "encoder", *call.denoisers, "decoder"))
+    noise = call.stream()
     shape = check.latent_shape(bundle, call.batch, call.size)
-    reads = next(spec for spec in parts.graph("denoiser").info.inputs if spec.name == "sample").dims[1]
+    reads = next(spec for spec in parts.graph(call.denoiser).info.inputs if spec.name == "sample").dims[1]
     told = reads != bundle.latents.channels  # the network reads mask and masked picture beside the latents
     known = None
-    if not told or asked.strength < 1:
+    if not told or asked.strength < 1 or call.resumed:
         known = _encoded(parts, asked.pictures, noise, call)
-    drawn = noise.draw(shape) if call.latents is None else call.latents
-    if known is None or asked.strength == 1:
+    drawn = noise.draw(shape) if call.latents is None or call.resumed else call.latents
+    if known is not None and call.resumed:
+        x = known if call.latents is None else call.latents
+    elif known is None or asked.strength == 1:
         x = np.float32(call.schedule.start) * drawn
     else:
         x = noised(call.schedule, known, drawn)

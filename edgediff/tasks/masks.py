@@ -58,6 +58,14 @@ class Original:
         pictures = [framing.fitted(p[top:bottom, left:right], size, "fill") for p in self.pictures]
         return pictures, [framing.fitted(m[top:bottom, left:right], size, "fill") for m in self.masks]
 
+    def steered(self, control_image: Any, size: dict[str, int], background: Any) -> Any:
+        """Return the region of control pictures, nested as they are given."""
+        from edgediff.tasks.control import cropped
+
+        assert self.box is not None
+        height, width = self.pictures[0].shape[:2]
+        return cropped(control_image, self.box, (height, width), size, background)
+
     def under(self, results: NDArray[np.float32]) -> NDArray[np.float32]:
         """Lay results in [0, 1], (B, h, w, 3), over the originals: what is masked 0 stays to the bit."""
         per_picture = len(results) // len(self.pictures)

@@ -86,13 +86,13 @@ def part_way(schedule: Schedule, solver: Solver, start: object, end: object) -> 
     return schedule.cut(first, last)
 
 
-def embeddings(name: str, value: object) -> Array:
-    """Return prompt embeddings, shape (prompts, tokens, width), as native float32."""
+def embeddings(name: str, value: object, axes: tuple[str, ...] = ("prompts", "tokens", "width")) -> Array:
+    """Return prompt embeddings, or the pooled vectors beside them, as native float32."""
     array = np.asarray(value)
-    if array.dtype.kind != "f" or array.ndim != 3 or 0 in array.shape or not np.isfinite(array).all():
+    sound = array.dtype.kind == "f" and array.ndim == len(axes) and 0 not in array.shape
+    if not sound or not np.isfinite(array).all():
         raise InputError(
-            f"{name}: expected finite floats of shape (prompts, tokens, width), found {array.dtype} "
-            f"{array.shape}."
+            f"{name}: expected finite floats of shape ({', '.join(axes)}), found {array.dtype} {array.shape}."
         )
     if len(array) > MAX_BATCH:
         raise InputError(f"{name}: {len(array)} prompts; at most {MAX_BATCH} are drawn in one call.")
@@ -141,6 +141,21 @@ def sizes(bundle: Bundle, asked: Mapping[str, int | None]) -> dict[str, int]:
             raise InputError(f"{axis}: {value} is no multiple of {factor}; the nearest is {nearest}.")
         found[axis] = int(value)
     return found
+
+
+_ASKED = {
+    "text2image": "give a prompt alone",
+    "image2image": "give an image",
+    "inpaint": "give an image and a mask_image",
+    "instruct": "give an image and say what to change",
+}
+
+
+def task(bundle: Bundle, name: str) -> None:
+    """Refuse a task that the model was not made for."""
+    if bundle.tasks and name not in bundle.tasks:
+        ways = "; ".join(f"{each} ({_ASKED[each]})" if each in _ASKED else each for each in bundle.tasks)
+        raise InputError(f"this model does not do {name}. It does: {ways}.")
 
 
 def encoder(bundle: Bundle) -> None:

@@ -21,7 +21,8 @@ class Kind(StrEnum):
     TOKENS = "tokens"  # a sequence of feature vectors
     VECTOR = "vector"  # one feature vector per batch entry, or one for the whole batch
     IDS = "ids"  # a sequence of integers
-    TIME = "time"  # one number for the whole batch
+    LABEL = "label"  # one integer per batch entry
+    TIME = "time"  # one number for the whole batch: a time, a scale
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgediff.export.emit.graph import Parameter, Value
+from edgediff.export.emit.graph import Kind, Parameter, Value
 
 Storage = Literal["fp32", "fp16"]
 
@@ -41,12 +41,16 @@ class Builder:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        self.half = False  # what is added from now on computes in float16
+        self.shapes: dict[int, tuple[int, ...]] = {}  # of values, by id, in a graph of fixed extents
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.stored: dict[str, Stored] = {}
         self._scope = ""
         self._taken: dict[str, int] = {}
         self._names: dict[int, str] = {}
+        self._of: dict[str, Value] = {}
+        self._halves: set[str] = set()
         self._cache: dict[tuple[Any, ...], str] = {}
 
     def enter(self, scope: str) -> None:
@@ -57,24 +61,64 @@ class Builder:
         """The tensor that holds a value."""
         return self._names[value.id]
 
+    def has(self, value: Value) -> bool:
+        """Whether a tensor holds the value already."""
+        return value.id in self._names
+
     def bind(self, value: Value, tensor: str) -> None:
-        """Say which tensor holds a value."""
+        """Say which tensor holds a value; it has the type that is computed in now."""
         self._names[value.id] = tensor
+        self._of[tensor] = value
+        if self.half:
+            self._halves.add(tensor)
+
+    def absorb(self, value: Value) -> None:
+        """Say that a value is never held: its only reader was said together with the node that makes it."""
+        self._names[value.id] = ""
+
+    def read(self, value: Value) -> str:
+        """The tensor that holds a value, in the type that is computed in now."""
+        tensor = self.name(value)
+        if not tensor:
+            raise ValueError(f"{value} was absorbed and is read")
+        if value.kind in (Kind.IDS, Kind.LABEL) or (tensor in self._halves) == self.half:
+            return tensor
+        return self.once(("cast", tensor), lambda: self.node("Cast", tensor, to=self.type))
+
+    @property
+    def type(self) -> int:
+        """The ONNX type that is computed in now."""
+        return TensorProto.FLOAT16 if self.half else TensorProto.FLOAT
+
+    def known(self, tensor: str) -> tuple[int, ...] | None:
+        """The shape of a value's tensor in a graph of fixed extents."""
+        value = self._of.get(tensor)
+        return None if value is None else self.shapes.get(value.id)
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output; the name of that output."""
         return self.nodes_out(kind, 1, *inputs, **attributes)[0]
 
-    def nodes_out(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
-        """Add a node with several outputs."""
+    def nodes_out(
+        self, kind: str, outputs: int, *inputs: str, unused: tuple[int, ...] = (), **attributes: Any
+    ) -> list[str]:
+        """Add a node with several outputs; optional ones in ``unused`` are not asked for."""
         name = self._unique(f"{self._scope}/{kind}")
-        made = [f"{name}_output_{i}" for i in range(outputs)]
+        made = ["" if i in unused else f"{name}_output_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, inputs, made, name=name, **attributes))
         return made
 
     def floats(self, *values: float) -> str:
         """A float32 constant of one axis; a single number becomes a scalar."""
         return self.constant(np.array(values[0] if len(values) == 1 else values, np.float32))
+
+    def number(self, value: float) -> str:
+        """A scalar in the type that is computed in now."""
+        return self.constant(np.array(value, np.float16 if self.half else np.float32))
+
+    def numbers(self, value: float, count: int) -> str:
+        """The same number ``count`` times, along one axis."""
+        return self.constant(np.full(count, value, np.float16 if self.half else np.float32))
 
     def integers(self, *values: int) -> str:
         """An int64 constant of one axis."""
@@ -99,9 +143,19 @@ class Builder:
 
     def extent(self, tensor: str, first: int, end: int) -> str:
         """The extents ``first`` to ``end`` of a tensor's shape."""
+        known = self.known(tensor)
+        if known is not None:
+            return self.integers(*known[first:end])
         return self.once(
             ("shape", tensor, first, end), lambda: self.node("Shape", tensor, start=first, end=end)
         )
+
+    def shape(self, tensor: str) -> str:
+        """A tensor's whole shape."""
+        known = self.known(tensor)
+        if known is not None:
+            return self.integers(*known)
+        return self.once(("shape", tensor), lambda: self.node("Shape", tensor))
 
     def store(
         self, parameter: Parameter, shape: tuple[int, ...] | None = None, transposed: bool = False
@@ -119,18 +173,16 @@ class Builder:
     def weight(
         self, parameter: Parameter, shape: tuple[int, ...] | None = None, transposed: bool = False
     ) -> str:
-        """The parameter as a float32 tensor; runtimes fold the cast of a stored half at load."""
+        """The parameter in the type that is computed in now; runtimes fold the cast at load."""
         stored = self.store(parameter, shape, transposed)
-        if stored.dtype == "float32":
+        wanted = "float16" if self.half else "float32"
+        if stored.dtype == wanted:
             return stored.initializer
-        return self.once(("cast", parameter.name), lambda: self._widen(stored.initializer))
+        return self.once(("cast", parameter.name, wanted), lambda: self._cast(stored.initializer, wanted))
 
-    def _widen(self, initializer: str) -> str:
-        made = f"{initializer}.float32"
-        cast = helper.make_node(
-            "Cast", [initializer], [made], name=f"{initializer}/Cast", to=TensorProto.FLOAT
-        )
-        self.nodes.append(cast)
+    def _cast(self, initializer: str, wanted: str) -> str:
+        made = f"{initializer}.{wanted}"
+        self.nodes.append(helper.make_node("Cast", [initializer], [made], name=f"{made}/Cast", to=self.type))
         return made
 
     def _unique(self, name: str) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from edgediff.export.emit.graph import Kind, Parameter, Value
 from edgediff.export.emit.recorder import Recorder, expect
 
-IMAGE, TOKENS, VECTOR, IDS, TIME = Kind.IMAGE, Kind.TOKENS, Kind.VECTOR, Kind.IDS, Kind.TIME
+IMAGE, TOKENS, VECTOR = Kind.IMAGE, Kind.TOKENS, Kind.VECTOR
+IDS, LABEL, TIME = Kind.IDS, Kind.LABEL, Kind.TIME
 
 
 class Ops(Recorder):
@@ -18,16 +19,18 @@ class Ops(Recorder):
 
     # Layers with parameters
 
-    def conv(self, x: Value, name: str, channels: int, kernel: int = 3) -> Value:
+    def conv(self, x: Value, name: str, channels: int, kernel: int = 3, bias: bool = True) -> Value:
         """A convolution that keeps the picture's size (odd kernel)."""
         expect(x, IMAGE)
-        parameters = self._affine(name, channels, (channels, x.channels, kernel, kernel))
+        parameters = self._affine(name, channels, (channels, x.channels, kernel, kernel), bias)
         return self._add("conv", (x,), IMAGE, channels, name, parameters, kernel=kernel)
 
-    def downsample(self, x: Value, name: str, channels: int, asymmetric: bool = False) -> Value:
+    def downsample(
+        self, x: Value, name: str, channels: int, asymmetric: bool = False, bias: bool = True
+    ) -> Value:
         """A 3x3 convolution of stride 2; ``asymmetric`` pads after the last row and column only."""
         expect(x, IMAGE)
-        parameters = self._affine(name, channels, (channels, x.channels, 3, 3))
+        parameters = self._affine(name, channels, (channels, x.channels, 3, 3), bias)
         return self._add("downsample", (x,), IMAGE, channels, name, parameters, asymmetric=asymmetric)
 
     def linear(self, x: Value, name: str, channels: int, bias: bool = True) -> Value:
@@ -50,10 +53,11 @@ class Ops(Recorder):
         return self._add("layer_norm", (x,), TOKENS, x.channels, name, parameters, eps=eps)
 
     def embedding(self, ids: Value, name: str, entries: int, channels: int) -> Value:
-        """One row of a table per id."""
-        expect(ids, IDS)
+        """One row of a table per id; a vector for a label."""
+        expect(ids, IDS, LABEL)
         table = self._parameter(name, "weight", entries, channels)
-        return self._add("embedding", (ids,), TOKENS, channels, name, (table,))
+        kind = TOKENS if ids.kind is IDS else VECTOR
+        return self._add("embedding", (ids,), kind, channels, name, (table,))
 
     def positions(self, x: Value, name: str, entries: int) -> Value:
         """The first rows of a learned table, as many as ``x`` has tokens."""
@@ -71,6 +75,14 @@ class Ops(Recorder):
         return self._add("attention", (q, k, v), TOKENS, v.channels, "", heads=heads, causal=causal)
 
     # Activations and arithmetic
+
+    def relu(self, x: Value) -> Value:
+        """max(x, 0). The tiny autoencoder's."""
+        return self._add("relu", (x,), x.kind, x.channels)
+
+    def tanh(self, x: Value) -> Value:
+        """The hyperbolic tangent, with which the tiny autoencoder bounds its latents."""
+        return self._add("tanh", (x,), x.kind, x.channels)
 
     def silu(self, x: Value) -> Value:
         """x * sigmoid(x)."""
@@ -105,10 +117,28 @@ class Ops(Recorder):
         """factor * x + shift, with two known numbers."""
         return self._add("affine", (x,), x.kind, x.channels, factor=factor, shift=shift)
 
+    def scale(self, x: Value, number: Value) -> Value:
+        """The product with one number that is known only when the graph runs (``affine`` has known ones)."""
+        expect(number, TIME)
+        return self._add("scale", (x, number), x.kind, x.channels)
+
+    def modulate(self, x: Value, vector: Value) -> Value:
+        """x (1 + scale) + shift, where the vector holds all scales, then all shifts. Perez et al. (2018)."""
+        expect(x, IMAGE, TOKENS)
+        expect(vector, VECTOR)
+        if vector.channels != 2 * x.channels:
+            raise ValueError(f"{self._join('')}: {vector.channels} channels modulate {x.channels}")
+        return self._add("modulate", (x, vector), x.kind, x.channels)
+
     def concat(self, a: Value, b: Value) -> Value:
-        """The channels of both, one after the other."""
+        """The channels of both, one after the other. Both vectors are per batch entry, or both are not."""
         expect(b, a.kind)
         return self._add("concat", (a, b), a.kind, a.channels + b.channels)
+
+    def reverse(self, x: Value) -> Value:
+        """The channels in reverse order, as for a network that reads pictures blue first."""
+        expect(x, IMAGE)
+        return self._add("reverse", (x,), IMAGE, x.channels)
 
     # Kinds and sizes
 
@@ -134,13 +164,21 @@ class Ops(Recorder):
         expect(reference, IMAGE)
         return self._add("to_image", (x, reference), IMAGE, x.channels)
 
+    def repeat_like(self, x: Value, reference: Value) -> Value:
+        """The vector once per batch entry of the reference, as ``concat`` needs it beside such a vector."""
+        expect(x, VECTOR)
+        expect(reference, VECTOR)
+        return self._add("repeat_like", (x, reference), VECTOR, x.channels)
+
     def timestep_embedding(self, time: Value, channels: int, cosine_first: bool, shift: float) -> Value:
-        """Sinusoids at frequencies 10000^(-i / (channels/2 - shift)). Ho et al. (2020)."""
-        expect(time, TIME)
+        """Sinusoids at frequencies 10000^(-i / (channels/2 - shift)). Ho et al. (2020).
+
+        ``channels`` of them for a time, and for each number of a vector, one number after the other.
+        """
+        expect(time, TIME, VECTOR)
         self._divisible("halves", channels, 2)
-        return self._add(
-            "timestep_embedding", (time,), VECTOR, channels, cosine_first=cosine_first, shift=shift
-        )
+        total = channels * time.channels
+        return self._add("timestep_embedding", (time,), VECTOR, total, cosine_first=cosine_first, shift=shift)
 
     def pool_first(self, x: Value, ids: Value, token: int) -> Value:
         """The token at the first place where ``ids`` equals ``token`` (the first place if nowhere)."""

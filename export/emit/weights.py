@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from edgediff.export.emit.onnx_builder import Stored
 from edgediff.export.tensors import Tensors
 
 _RUN = 8 << 20  # bytes read at a time
-_INLINE = 1024  # tensors below this many bytes stay inside the graph
+INLINE = 1024  # tensors below this many bytes stay inside the graph
 _LARGE, _PAGE, _LINE = 1 << 20, 4096, 64  # large tensors begin at a page, others at a cache line
 
 
@@ -25,6 +26,78 @@ class Sink(Protocol):
     def write(self, data: Any, /) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a parameter's bytes are: at ``offset`` of the weights file, or in the graph where ``inline``."""
+
+    offset: int
+    inline: bytes | None
+
+
+def joined(forms: Iterable[tuple[Stored, ...]]) -> tuple[Stored, ...]:
+    """Every parameter of several forms of a network once, in the order of first use.
+
+    Raises:
+        ValueError: two forms want different bytes of one parameter, and so cannot share a file.
+    """
+    found: dict[str, Stored] = {}
+    for form in forms:
+        for each in form:
+            first = found.setdefault(each.initializer, each)
+            if _bytes_of(first) != _bytes_of(each):
+                raise ValueError(f"{each.initializer}: {_bytes_of(first)} and {_bytes_of(each)}")
+    return tuple(found.values())
+
+
+def _bytes_of(stored: Stored) -> tuple[Any, ...]:
+    """What decides a parameter's bytes. Shapes may differ: those of one form may add axes of length 1."""
+    return stored.parameter.name, stored.dtype, stored.transposed, stored.scale, prod(stored.shape)
+
+
+def write_bytes(
+    stored: tuple[Stored, ...], tensors: Tensors, names: Mapping[str, str], sink: Sink
+) -> dict[str, Place]:
+    """Write the weights once; their places by initializer.
+
+    ``names`` maps a parameter's name to its tensor's. Tensors follow each other with no gap but alignment.
+    """
+    at = 0
+    places: dict[str, Place] = {}
+    for each in stored:
+        source = names[each.parameter.name]
+        if each.bytes < INLINE:
+            places[each.initializer] = Place(at, b"".join(pieces(tensors, source, each)))
+            continue
+        gap = -at % (_PAGE if each.bytes >= _LARGE else _LINE)
+        sink.write(bytes(gap))
+        at += gap
+        places[each.initializer] = Place(at, None)
+        for piece in pieces(tensors, source, each):
+            sink.write(piece)
+        at += each.bytes
+    return places
+
+
+def refer(
+    model: onnx.ModelProto, stored: tuple[Stored, ...], places: Mapping[str, Place], location: str
+) -> None:
+    """Give a model its initializers, which lie in the file ``location`` beside it."""
+    for each in stored:
+        place = places[each.initializer]
+        entry = model.graph.initializer.add()
+        entry.name = each.initializer
+        entry.data_type = TensorProto.FLOAT if each.dtype == "float32" else TensorProto.FLOAT16
+        entry.dims.extend(each.shape)
+        if place.inline is not None:
+            entry.raw_data = place.inline
+            continue
+        entry.data_location = TensorProto.EXTERNAL
+        where = (("location", location), ("offset", str(place.offset)), ("length", str(each.bytes)))
+        for key, value in where:
+            pair = entry.external_data.add()
+            pair.key, pair.value = key, value
+
+
 def write_weights(
     model: onnx.ModelProto,
     stored: tuple[Stored, ...],
@@ -32,32 +105,9 @@ def write_weights(
     names: Mapping[str, str],
     sink: Sink,
     location: str,
-) -> int:
-    """Append the weights to ``sink`` and their entries to the model; the number of bytes written.
-
-    ``names`` maps a parameter's name to its tensor's. Tensors follow each other with no gap but alignment.
-    """
-    at = 0
-    for each in stored:
-        entry = model.graph.initializer.add()
-        entry.name = each.initializer
-        entry.data_type = TensorProto.FLOAT if each.dtype == "float32" else TensorProto.FLOAT16
-        entry.dims.extend(each.shape)
-        source = names[each.parameter.name]
-        if each.bytes < _INLINE:
-            entry.raw_data = b"".join(pieces(tensors, source, each))
-            continue
-        gap = -at % (_PAGE if each.bytes >= _LARGE else _LINE)
-        sink.write(bytes(gap))
-        at += gap
-        entry.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", location), ("offset", str(at)), ("length", str(each.bytes))):
-            pair = entry.external_data.add()
-            pair.key, pair.value = key, value
-        for piece in pieces(tensors, source, each):
-            sink.write(piece)
-        at += each.bytes
-    return at
+) -> None:
+    """Write the weights of one model and give it its initializers."""
+    refer(model, stored, write_bytes(stored, tensors, names, sink), location)
 
 
 def pieces(tensors: Tensors, name: str, stored: Stored) -> Iterator[bytes | memoryview]:

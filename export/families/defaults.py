@@ -8,6 +8,8 @@ from typing import Any
 
 from edgediff import sampler as samplers
 from edgediff.errors import SourceError, UnsupportedError
+from edgediff.export.networks.unet2d_condition import UNet2DCondition
+from edgediff.export.recipes import Recipe
 from edgediff.export.sources import Source
 
 # An optional file of a model folder: {"defaults": {"num_inference_steps": 4, ...}}.
@@ -18,23 +20,22 @@ _KNOWN = ("sampler", "num_inference_steps", "guidance_scale", "size")
 def defaults(
     source: Source,
     scheduler: Mapping[str, Any],
-    guidance_channels: int | None,
-    unet: Mapping[str, Any],
+    unet: UNet2DCondition,
+    config: Mapping[str, Any],
     downscale: int,
+    recipe: Recipe | None,
 ) -> dict[str, Any]:
-    """Sampler, steps, guidance and size."""
+    """Sampler, steps, guidance and size; a recipe's word goes before the model's kind."""
     sampler = sampler_name(str(scheduler.get("_class_name", "")))
     if sampler == "":
-        raise SourceError(f"{source.where}: scheduler_config.json names no _class_name.")
-    distilled = sampler == "lcm"
-    guidance = 8.5 if guidance_channels is not None else 1.0 if distilled else 7.5
+        raise SourceError(f"{source.where}: its scheduler_config.json names no _class_name.")
     found = {
         "sampler": sampler,
-        "num_inference_steps": 4 if distilled else 20,
-        "guidance_scale": guidance,
-        "size": _size(unet.get("sample_size"), downscale),
+        "num_inference_steps": 20,
+        "guidance_scale": 7.5 if unet.added is None else 5.0,
+        "size": _size(config.get("sample_size"), downscale),
     }
-    return {**found, **_overrides(source)}
+    return {**found, **({} if recipe is None else recipe.defaults()), **_overrides(source)}
 
 
 def sampler_name(class_name: str) -> str:

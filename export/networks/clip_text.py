@@ -70,11 +70,13 @@ def configure(config: Mapping[str, Any], where: str, projected: bool = False) ->
     return shape
 
 
-def record(net: ClipText) -> Graph:
+def record(net: ClipText, states: bool = False) -> Graph:
     """``input_ids`` -> ``last_hidden_state`` and ``pooler_output`` (or ``text_embeds``, projected).
 
     ``clip_skip.k``, for k from 1 to the layers less one, is what ``last_hidden_state`` would be had the last
     k layers been left out: models drawn with a skipped layer keep the final norm, and so its parameters.
+    With ``states`` the outputs ``hidden_states.0`` (the embeddings) to ``hidden_states.L`` (after each layer,
+    without the final norm) take their place: the SDXL family reads ``hidden_states.{L - 1}``.
     """
     ops = Ops("text_encoder")
     ids = ops.input("input_ids", Kind.IDS, 1, "sequence_length")
@@ -82,14 +84,13 @@ def record(net: ClipText) -> Graph:
         with ops.scope("embeddings"):
             x = ops.embedding(ids, "token_embedding", net.entries, net.channels)
             x = ops.add(x, ops.positions(x, "position_embedding", net.length))
-        skipped: list[Value] = []
+        hidden = [x]
         for i in range(net.layers):
             with ops.scope(f"encoder.layers.{i}"):
-                x = _layer(ops, net, x)
-            if i < net.layers - 1:
-                skipped.insert(0, x)
-        x = ops.layer_norm(x, "final_layer_norm", net.eps)
-        skipped = [ops.layer_norm(each, "final_layer_norm", net.eps) for each in skipped]
+                hidden.append(_layer(ops, net, hidden[-1]))
+        x = ops.layer_norm(hidden[-1], "final_layer_norm", net.eps)
+        before = () if states else hidden[-2:0:-1]
+        skipped = [ops.layer_norm(each, "final_layer_norm", net.eps) for each in before]
         legacy = net.end == _LEGACY_END
         pooled = ops.pool_largest(x, ids) if legacy else ops.pool_first(x, ids, net.end)
     if net.projection is not None:
@@ -97,6 +98,8 @@ def record(net: ClipText) -> Graph:
     ops.output("last_hidden_state", x, "sequence_length")
     if net.projection is None:
         ops.output("pooler_output", pooled)
+    for i, each in enumerate(hidden if states else ()):
+        ops.output(f"hidden_states.{i}", each, "sequence_length")
     for k, each in enumerate(skipped, 1):
         ops.output(f"clip_skip.{k}", each, "sequence_length")
     return ops.graph()

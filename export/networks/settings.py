@@ -25,6 +25,17 @@ class Settings:
             raise self._wrong(key, value, f"a whole number from {low} to {high}")
         return value
 
+    def given(self, key: str) -> bool:
+        """Whether the key has a value other than null, which is then to be read; null needs no reading."""
+        if self._values.get(key) is not None:
+            return True
+        self._seen.add(key)
+        return False
+
+    def optional(self, key: str) -> int | None:
+        """A positive whole number, or None where the key is absent or null."""
+        return self.integer(key) if self.given(key) else None
+
     def number(self, key: str, default: float) -> float:
         """A finite number."""
         value = self._take(key, default)
@@ -46,6 +57,17 @@ class Settings:
             raise self._wrong(key, value, "true or false")
         return value
 
+    def flags(self, key: str, count: int) -> tuple[bool, ...]:
+        """``count`` of true or false, false if absent; one stands for all."""
+        self._seen.add(key)
+        value = self._values.get(key, False)
+        listed = [value] * count if isinstance(value, bool) else value
+        if not isinstance(listed, list | tuple) or len(listed) != count:
+            raise self._wrong(key, value, f"true, false or {count} of them")
+        if not all(isinstance(each, bool) for each in listed):
+            raise self._wrong(key, value, f"true, false or {count} of them")
+        return tuple(listed)
+
     def integers(self, key: str, default: int | Sequence[int], count: int | None = None) -> tuple[int, ...]:
         """A list of positive whole numbers; one number stands for ``count`` of them."""
         value = self._take(key, default)
@@ -59,6 +81,20 @@ class Settings:
         if not fits or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in value):
             raise self._wrong(key, value, f"{count or 'some'} positive whole numbers")
         return tuple(value)
+
+    def nested(self, key: str, default: int, count: int) -> tuple[int | tuple[int, ...], ...]:
+        """``count`` entries, each a whole number from 0 or a list of such; one number stands for all."""
+        value = self._take(key, default)
+        listed = [value] * count if isinstance(value, int) else value
+        if not isinstance(listed, list | tuple) or len(listed) != count:
+            raise self._wrong(key, value, f"a whole number or {count} entries")
+        entries = [list(entry) if isinstance(entry, list | tuple) else [entry] for entry in listed]
+        for number in (number for entry in entries for number in entry):
+            if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= _MANY:
+                raise self._wrong(key, value, f"whole numbers from 0 to {_MANY}, or lists of them")
+        if not all(0 < len(entry) <= _MANY for entry in entries):
+            raise self._wrong(key, value, f"lists of 1 to {_MANY} numbers")
+        return tuple(tuple(e) if isinstance(e, list | tuple) else int(e) for e in listed)
 
     def words(self, key: str, default: Sequence[str], allowed: Sequence[str], count: int) -> tuple[str, ...]:
         """``count`` of the allowed words."""

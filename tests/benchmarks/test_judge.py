@@ -22,6 +22,8 @@ from benchmarks.reference.judge import judge
 from benchmarks.reference.render import render
 from benchmarks.reference.score import marks, score_draw, score_pictures
 
+pytestmark = pytest.mark.slow
+
 Pictures = NDArray[np.uint8]
 
 

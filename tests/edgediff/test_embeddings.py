@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff import chunks
-from edgediff.bundle import Bundle, TensorSpec
-from edgediff.embeddings import Cache, check_clip_skip, encode
+from edgediff import chunks, embeddings
+from edgediff.bundle import Bundle, TensorSpec, Text, TextEncoder
+from edgediff.embeddings import Cache, check_clip_skip
 from edgediff.errors import InputError, NumericError, UnsupportedError
 from edgediff.parts import Parts
 from edgediff.prompt import PromptTruncated, Tokenizer
@@ -22,6 +22,13 @@ from tests import tiny
 
 ROOM = tiny.LENGTH - 2
 DIMS = 8
+
+
+def encode(*given: Any, **options: Any) -> Any:
+    """The hidden states alone: these models have no pooled vector."""
+    made = embeddings.encode(*given, **options)
+    assert made.pooled is None
+    return made.hidden
 
 
 class FakeParts:
@@ -34,10 +41,14 @@ class FakeParts:
         names = ["last_hidden_state", *(f"clip_skip.{k}" for k in range(1, skips + 1))]
         self.outputs = [TensorSpec(name, "float32", ("batch", tiny.LENGTH, DIMS)) for name in names]
         self.states = TensorSpec("encoder_hidden_states", "float32", ("batch", tokens, DIMS))
-        self.bundle: Any = SimpleNamespace(path=folder, graph=lambda role: SimpleNamespace(file="text/model"))
+        text = Text(
+            tiny.LENGTH, "tokenizer.json", (TextEncoder("text_encoder", tiny.LENGTH, "tokenizer.json"),)
+        )
+        spec = SimpleNamespace(file="text/model", inputs=())
+        self.bundle: Any = SimpleNamespace(path=folder, text=text, graph=lambda role: spec)
         self.asked: list[list[int]] = []
 
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self, encoder: TextEncoder | None = None) -> Tokenizer:
         return self._tokenizer
 
     def graph(self, role: str) -> Any:

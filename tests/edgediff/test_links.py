@@ -24,7 +24,10 @@ from edgediff.pipeline import EMBEDDED
 pytest.importorskip("onnx")
 from tests.hostile import OUT, TENSORS, outside, product
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows"),
+]
 
 
 def picture(folder: Path, **options: Any) -> Any:
@@ -124,7 +127,7 @@ def test_f030_f031_links_to_the_right_bytes(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", ["unet/model.onnx", "unet/model.onnx_data", "tokenizer/tokenizer.json"])
+@pytest.mark.parametrize("name", ["unet/ort_cpu.onnx", "unet/model.onnx_data", "tokenizer/tokenizer.json"])
 def test_f030_f031_links_to_other_bytes(plain: Path, tmp_path: Path, layout: str, name: str) -> None:
     """They are found also where the caller asked for no verification: links may lead anywhere."""
     folder = LAYOUTS[layout](plain, tmp_path / "linked")
@@ -179,7 +182,7 @@ def test_f030_a_link_to_a_device(plain: Path) -> None:
             picture(plain, verify=verify)
 
 
-@pytest.mark.parametrize("name", ["unet/model.onnx", "tokenizer/tokenizer.json"])
+@pytest.mark.parametrize("name", ["unet/ort_cpu.onnx", "tokenizer/tokenizer.json"])
 def test_f029_a_pipe_is_not_waited_for(plain: Path, name: str) -> None:
     (plain / name).unlink()
     os.mkfifo(plain / name)
@@ -214,7 +217,7 @@ def test_names_that_are_no_names(tmp_path: Path) -> None:
 
 def test_lfs_pointers_are_named(plain: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-    (plain / "unet/model.onnx").write_text(pointer)
+    (plain / "unet/ort_cpu.onnx").write_text(pointer)
     with pytest.raises(IntegrityError, match="git lfs pull"):
         Bundle.open(plain).verify()
     with pytest.raises(BundleError, match="git lfs pull"):

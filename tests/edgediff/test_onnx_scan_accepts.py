@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_embedded_graphs_are_accepted() -> None:
     bundle = Bundle.open(EMBEDDED)
-    for role, (spec,) in bundle.components.items():
+    for spec in (spec for specs in bundle.components.values() for spec in specs):
         report = onnx_scan.scan(bundle.path / spec.file, spec)
-        assert report.nodes > 100, role
+        assert report.nodes > 70, spec.file
         assert [f"{Path(spec.file).parent}/{f.name}" for f in report.external_files] == list(spec.weights)
 
 
@@ -53,8 +53,9 @@ def test_what_we_export_is_accepted(tmp_path: Path, storage: Any, monkeypatch: p
     folder = ours.model_folder(tmp_path / "model")
     export_onnx(str(folder), str(tmp_path / "bundle"), dtype=storage)
     bundle = Bundle.open(tmp_path / "bundle")
-    for role, (spec,) in bundle.components.items():
-        assert onnx_scan.scan(bundle.path / spec.file, spec).nodes, role
+    for role, specs in bundle.components.items():
+        for spec in specs:
+            assert onnx_scan.scan(bundle.path / spec.file, spec).nodes, (role, spec.profile)
 
 
 @pytest.mark.parity

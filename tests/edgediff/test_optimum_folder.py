@@ -75,6 +75,61 @@ def test_an_encoder_is_optional(folder: Path) -> None:
     assert "encoder" in Bundle.open(folder).components
 
 
+XL: dict[str, dict[str, Any]] = {
+    "model_index.json": {"_class_name": "ORTStableDiffusionXLPipeline"},
+    "text_encoder/config.json": {"max_position_embeddings": tiny.LENGTH, "num_hidden_layers": 12},
+    "text_encoder_2/config.json": {"max_position_embeddings": tiny.LENGTH, "num_hidden_layers": 32},
+}
+
+
+@pytest.fixture
+def larger(folder: Path) -> Path:
+    """A folder of the SDXL kind."""
+    for name, value in XL.items():
+        write(folder, name, value)
+    (folder / "text_encoder_2" / "model.onnx").write_bytes(b"no graph")
+    tiny.write_tokenizer(folder / "tokenizer_2")
+    return folder
+
+
+def test_two_text_encoders(larger: Path) -> None:
+    bundle = Bundle.open(larger)
+    assert bundle.family == "stable-diffusion-xl"
+    assert bundle.text is not None
+    assert [(e.role, e.hidden, e.pooled) for e in bundle.text.encoders] == [
+        ("text_encoder", "hidden_states.11", None),
+        ("text_encoder_2", "hidden_states.31", "text_embeds"),
+    ]
+    assert bundle.text.zero_negative
+    assert bundle.size_ids[-2:] == ("target_height", "target_width")
+    assert bundle.latents.scaling_factor == 0.18215  # the configuration goes before the family's own
+
+
+def test_a_refiner_reads_a_score(larger: Path) -> None:
+    facts = {"requires_aesthetics_score": True, "force_zeros_for_empty_prompt": False}
+    write(larger, "model_index.json", {"_class_name": "StableDiffusionXLImg2ImgPipeline", **facts})
+    (larger / "text_encoder" / "model.onnx").unlink()
+    bundle = Bundle.open(larger)
+    assert bundle.size_ids[-1] == "aesthetic_score"
+    assert bundle.tasks == ("image2image", "inpaint")
+    assert bundle.text is not None
+    assert [e.tokenizer for e in bundle.text.encoders] == ["tokenizer_2/vocab.json"]
+    assert not bundle.text.zero_negative
+
+
+@pytest.mark.parametrize("value", [None, 0, "12", True])
+def test_a_wrong_number_of_layers(larger: Path, value: Any) -> None:
+    config = {**XL["text_encoder/config.json"], "num_hidden_layers": value}
+    write(larger, "text_encoder/config.json", config)
+    with pytest.raises(BundleError, match="num_hidden_layers"):
+        Bundle.open(larger)
+
+
+def test_the_schedule_is_that_of_the_pipeline(folder: Path) -> None:
+    write(folder, "scheduler/scheduler_config.json", {**tiny.SCHEDULER, "steps_offset": 0})
+    assert Bundle.open(folder).scheduler["steps_offset"] == 1
+
+
 def test_other_pipelines_are_refused(folder: Path) -> None:
     write(folder, "model_index.json", {"_class_name": "FluxPipeline"})
     with pytest.raises(UnsupportedError, match="FluxPipeline is not opened without a manifest"):

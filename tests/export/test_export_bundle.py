@@ -91,13 +91,16 @@ def test_files_are_listed_with_their_hashes(bundle: Path) -> None:
 
 
 def test_graphs_are_as_the_manifest_says(bundle: Path) -> None:
-    for component in manifest(bundle)["components"].values():
-        (entry,) = component["graphs"]
+    graphs = [entry for part in manifest(bundle)["components"].values() for entry in part["graphs"]]
+    assert {entry["profile"] for entry in graphs} == {"portable", "ort-cpu"}
+    for entry in graphs:
+        portable = entry["profile"] == "portable"
         onnx.checker.check_model(str(bundle / entry["file"]), full_check=True)
         model = onnx.load(bundle / entry["file"], load_external_data=False)
         assert model.ir_version <= 10
-        assert [(each.domain, each.version) for each in model.opset_import] == [("", 18)]
-        assert {node.domain for node in model.graph.node} == {""}
+        sets = {each.domain: each.version for each in model.opset_import}
+        assert sets == ({"": 18} if portable else {"": 18, "com.microsoft": 1})
+        assert {node.domain for node in model.graph.node} <= sets.keys()
         for kind in ("input", "output"):
             for listed, found in zip(entry[f"{kind}s"], getattr(model.graph, kind), strict=True):
                 dims = [dim.dim_param or dim.dim_value for dim in found.type.tensor_type.shape.dim]
@@ -208,6 +211,11 @@ def test_guided_and_distilled_defaults(tmp_path: Path) -> None:
         "num_inference_steps": 4,
         "guidance_scale": 8.5,
         "size": {"height": 16, "width": 24},
+        "recipe": "lcm",
+        "limits": {
+            "guidance_scale": {"low": 2, "high": 14, "outside": "warn"},
+            "num_inference_steps": {"low": 1, "high": 8, "outside": "warn"},
+        },
     }
     inputs = [tensor["name"] for tensor in found["components"]["denoiser"]["graphs"][0]["inputs"]]
     assert inputs == ["sample", "timestep", "encoder_hidden_states", "timestep_cond"]

@@ -124,6 +124,34 @@ def test_projection(tmp_path: Path) -> None:
         assert difference(found[key], wanted[key].numpy()) < TOLERANCE
 
 
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("storage", ["fp32", "fp16"])
+def test_states(projected: bool, storage: Any, tmp_path: Path) -> None:
+    """The states of every layer, as the SDXL family reads them, for both of its encoders."""
+    kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
+    changes = {"hidden_act": "gelu", "num_attention_heads": 4} if projected else {}
+    config = {**BASE, "num_hidden_layers": 3, "eos_token_id": 2, "projection_dim": 6, **changes}
+    reference = randomise(kind(transformers.CLIPTextConfig(**config)))
+    tensors, saved_config = saved(reference, tmp_path)
+    net = clip_text.configure(saved_config, "config.json", projected)
+    graph = clip_text.record(net, states=True)
+    path = build(graph, tensors, clip_spellings, tmp_path, storage)
+    if storage == "fp16":
+        halved(reference)
+    ids = some_ids(2, 9)
+    with torch.no_grad():
+        wanted = reference(torch.from_numpy(ids), output_hidden_states=True)
+    found = run(path, {"input_ids": ids})
+    states = {f"hidden_states.{i}": state for i, state in enumerate(wanted.hidden_states)}
+    assert len(states) == 4
+    pooled = "text_embeds" if projected else "pooler_output"
+    assert set(found) == {*states, "last_hidden_state", pooled}
+    for key in found:
+        assert difference(found[key], (states[key] if key in states else wanted[key]).numpy()) < TOLERANCE
+    plain = clip_text.record(net)
+    assert {p.name for p in graph.parameters} == {p.name for p in plain.parameters}
+
+
 TEXTS = (
     "abc ab  abab",
     "A B\tC\n d'o don't a'bll",

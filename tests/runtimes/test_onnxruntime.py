@@ -52,6 +52,7 @@ def test_it_runs(tmp_path: Path, device: str) -> None:
     assert [(t.name, t.dtype, t.dims) for t in info.inputs] == [("x", "float32", ("batch", 3))]
     assert [t.name for t in info.outputs] == ["y"]
     assert info.load_seconds > 0
+    assert info.profile == "portable"
 
 
 def test_nodes_per_provider(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""A bundle put to the test: its files, its graphs, and what they give beside what they gave at export."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from edgediff import golden
+from edgediff.bundle import Bundle, TensorSpec
+from edgediff.parts import Parts
+
+# Of the largest value. Other devices may compute in half precision, and say so nowhere.
+_ON_CPU, _ELSEWHERE = 1e-3, 5e-2
+
+
+def check(bundle: Bundle, device: str = "auto") -> dict[str, Any]:
+    """Compare all files with the manifest, then load each graph on ``device`` and run it on golden inputs.
+
+    One graph is held at a time; a bundle without golden values draws one small picture as well. The result:
+    ``files`` (count) and ``graphs``, by role the largest difference from the golden values as a share of the
+    output's largest value; None where the bundle has none.
+
+    Raises:
+        IntegrityError: a file is missing or its bytes differ.
+        BundleError: a file is not listed, or a graph is refused.
+        CheckFailed: what a graph gives is not what it gave at export.
+    """
+    bundle.verify()
+    wanted = golden.read(bundle)
+    shares: dict[str, float | None] = {}
+    for role in bundle.components:
+        parts = Parts(bundle, device, verify=False)
+        try:
+            graph = parts.graph(role)
+            shares[role] = None
+            entry = wanted.get(role)
+            if entry is not None and _feedable(entry, graph.info.inputs):
+                tolerance = _ON_CPU if graph.info.provider == "CPUExecutionProvider" else _ELSEWHERE
+                outputs = parts.run(role, golden.inputs(entry["inputs"]))
+                shares[role] = golden.compare(entry, outputs, tolerance, role)
+        finally:
+            parts.close()
+    if None in shares.values() and (not bundle.tasks or "text2image" in bundle.tasks):
+        _draw(bundle, device)
+    return {"files": len(bundle.files), "graphs": shares}
+
+
+def _feedable(entry: dict[str, Any], inputs: Sequence[TensorSpec]) -> bool:
+    """Whether a graph takes inputs of the golden shapes; one of fixed size may not."""
+    for spec in inputs:
+        if spec.name not in entry["inputs"]:
+            return False
+        _, shape = entry["inputs"][spec.name]
+        if len(shape) != len(spec.dims):
+            return False
+        if any(isinstance(d, int) and d != n for d, n in zip(spec.dims, shape, strict=True)):
+            return False
+    return True
+
+
+def _draw(bundle: Bundle, device: str) -> None:
+    """One small picture in one step, for a bundle without golden values."""
+    from edgediff.pipeline import load
+
+    sizes: dict[str, Any] = {a: max(f, 64) // f * f for a, f in bundle.latents.downscale.items()}
+    with load(bundle, device=device, verify=False) as pipe, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one step is none of the model's own settings
+        chosen: dict[str, Any] = {"num_inference_steps": 1, "seed": 0, "guidance_scale": 1.0, **sizes}
+        drawn = pipe("", output_type="np", **chosen).images
+        if "encoder" in bundle.components:
+            pipe.encode(drawn.transpose(0, 3, 1, 2) * 2 - 1)
