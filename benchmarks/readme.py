@@ -19,7 +19,17 @@ def main() -> None:
     judged = json.loads((ROOT / "benchmarks/reference/results.json").read_text())
     exported = json.loads((ROOT / "benchmarks/results/export.json").read_text())
     graphs = json.loads((ROOT / "benchmarks/results/graphs_denoiser.json").read_text())
-    body = "\n\n".join([start_up(cold), exporting(exported), passes(graphs), accuracy(judged)])
+    speed = json.loads((ROOT / "benchmarks/results/quantize_speed.json").read_text())
+    quality = json.loads((ROOT / "benchmarks/results/quantize_quality.json").read_text())
+    parts = [
+        start_up(cold),
+        exporting(exported),
+        passes(graphs),
+        quantized(speed),
+        kept(quality),
+        accuracy(judged),
+    ]
+    body = "\n\n".join(parts)
     readme.write_text(f"{before}{MARKS[0]}\n{body}\n{MARKS[1]}{after}", encoding="utf-8")
 
 
@@ -77,6 +87,49 @@ def passes(record: dict[str, Any]) -> str:
             "" if ratio is None else f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    return intro + "\n\n" + "\n".join(lines)
+
+
+def quantized(record: dict[str, Any]) -> str:
+    """One network in fp32, in the stock quantizer's int8 and in ours, on each provider."""
+    intro = (
+        f"The same pass in int8, {record['rounds']} rounds in turns\n"
+        "(`python -m benchmarks.quantize_speed`; random weights, so only time and memory count):"
+    )
+    lines = ["| provider | graph | seconds | of the first row | peak memory |", "|" + " --- |" * 5]
+    for provider, rows in record["providers"].items():
+        for name, row in rows.items():
+            seconds, ratio = row["seconds"], row["ratio"]
+            cells = [
+                {"cpu": "CPU", "openvino": "OpenVINO"}[provider],
+                "edgediff, int8"
+                if name == "int8"
+                else "ONNX Runtime's quantizer"
+                if "stock" in name
+                else name,
+                f"{seconds['median']:.2f} ({seconds['min']:.2f} to {seconds['max']:.2f})",
+                f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
+                f"{row['peak_rss_mb']} MB",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return intro + "\n\n" + "\n".join(lines)
+
+
+def kept(record: dict[str, Any]) -> str:
+    """What quantization leaves of the embedded model's accuracy."""
+    intro = (
+        f"What quantizing the embedded model costs, on {record['rows']['fp32']['accuracy']['of']} captions "
+        "that training never saw, at equal seeds\n(`python -m benchmarks.quantize_quality`; points with "
+        "their 95 % interval; more in [docs/quantize.md](docs/quantize.md)):"
+    )
+    lines = ["| scheme | weights, of fp32 | points from fp32 | final latents, PSNR |", "|" + " --- |" * 4]
+    for name, row in record["rows"].items():
+        gap = row.get("difference")
+        if gap is not None and name != "fp16":
+            points = f"{gap['points']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
+            label = "ONNX Runtime's quantizer" if name == "stock int8" else name
+            cells = [label, f"{row['share_of_fp32']:.3f}", points, f"{row['latents_psnr_db']:.1f} dB"]
+            lines.append("| " + " | ".join(cells) + " |")
     return intro + "\n\n" + "\n".join(lines)
 
 

@@ -43,6 +43,16 @@ class GraphSpec:
     outputs: tuple[TensorSpec, ...] = ()
     weights: tuple[str, ...] = ()
     numerics: str | None = None  # "proven" or "unproven", for graphs stored in half precision
+    requires: tuple[str, ...] = ()  # of the processor, as ``edgediff.cpu.features`` names it
+
+
+def suits(spec: GraphSpec) -> bool:
+    """Whether this machine's processor has what a form was made for."""
+    if not spec.requires:
+        return True
+    from edgediff import cpu
+
+    return cpu.features().issuperset(spec.requires)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +139,8 @@ class Bundle:
     """An opened bundle; nothing is loaded yet. ``components`` maps a role to its graphs.
 
     ``size_ids`` names the numbers that the denoiser reads as ``time_ids``, in order; ``profiles`` the forms
-    of graphs that a device takes, the preferred one first.
+    of graphs that a device takes, the preferred one first; ``quality`` how far a quantized bundle is from its
+    float parent.
     """
 
     path: Path
@@ -147,6 +158,7 @@ class Bundle:
     origin: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format_version: str | None = None
+    quality: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def open(path: str | Path) -> Bundle:
@@ -180,7 +192,8 @@ class Bundle:
     def graph(self, role: str, runtime: str | None = None, device: str = "auto") -> GraphSpec:
         """Return the graph of ``role`` (for ``runtime``) in the form that ``device`` takes best.
 
-        A device takes the forms that ``profiles`` lists for it, then the portable one; ``auto`` is the CPU.
+        A device takes the forms that ``profiles`` lists for it, then the portable one; ``auto`` is the CPU,
+        for which forms that need more of the processor than it has are passed over.
         A manifest without that table means that each runtime has one form: the first.
 
         Raises:
@@ -191,7 +204,7 @@ class Bundle:
             return specs[0]
         for profile in (*self.profiles.get("cpu" if device == "auto" else device, ()), "portable"):
             for spec in specs:
-                if spec.profile == profile:
+                if spec.profile == profile and (device not in ("auto", "cpu") or suits(spec)):
                     return spec
         have = ", ".join(
             f"{r} ({', '.join(f'{s.runtime}/{s.profile}' for s in g)})" for r, g in self.components.items()

@@ -43,8 +43,7 @@ def parse(folder: Path, value: Any) -> Bundle:
     for key in ("revision", "license"):
         if key in origin:
             origin.text(key)
-    for key in ("measured", "quality"):
-        root.maybe(key)
+    root.maybe("measured")
     model = root.at("model")
     parts = root.items("components")
     components = {role: _graphs(part) for role, part in parts}
@@ -73,6 +72,7 @@ def parse(folder: Path, value: Any) -> Bundle:
         origin=origin.value,
         files=files,
         format_version=root.text("format_version", 16),
+        quality=_quality(root.maybe("quality")),
     )
     agreement.check(bundle)
     _warn_of_unknown(root)
@@ -115,6 +115,7 @@ def _graphs(part: Fields) -> tuple[GraphSpec, ...]:
                 for w in (g.texts("weights", 16) if "weights" in g else ())
             ),
             numerics=g.one_of("numerics", ("proven", "unproven")) if "numerics" in g else None,
+            requires=g.texts("requires", 16) if "requires" in g else (),
         )
         for g in part.objects("graphs")
     )
@@ -249,6 +250,34 @@ def _controls(model: Fields, roles: Iterable[str]) -> tuple[Control, ...]:
 def _profiles(root: Fields) -> dict[str, tuple[str, ...]]:
     listed = root.maybe("profiles")
     return {} if listed is None else {device: listed.texts(device, 16) for device in listed.value}
+
+
+def _quality(f: Fields | None) -> Mapping[str, Any]:
+    """What was found when the bundle was quantized. Floors and ratios are checked; the rest is for people."""
+    if f is None:
+        return {}
+    if "scheme" in f:
+        f.text("scheme", 64)
+    floors, pictures = f.maybe("floors"), f.maybe("pictures")
+    if floors is not None and "snr_db" in floors:
+        for role in floors.at("snr_db").value:
+            floors.at("snr_db").number(role, -200, 200)
+    for role, component in f.items("components") if "components" in f else ():
+        if not 1 <= len(role) <= 64:
+            raise BundleError(f"{f.where}.components: {role!r:.60} is no role.")
+        _ratios(component, ("snr_db", "psnr_db"))
+    _ratios(f, ("latents_psnr_db", "latents_snr_db"))
+    _ratios(floors, ("latents_psnr_db", "latents_snr_db", "pictures_psnr_db"))
+    _ratios(floors, ("pictures_ssim",), 1.0)
+    _ratios(pictures, ("psnr_db",))
+    _ratios(pictures, ("ssim", "lowest_ssim"), 1.0)
+    return f.value
+
+
+def _ratios(f: Fields | None, keys: tuple[str, ...], most: float = 200.0) -> None:
+    for key in keys:
+        if f is not None and key in f:
+            f.number(key, -most, most)
 
 
 def _files(root: Fields) -> dict[str, FileRecord]:

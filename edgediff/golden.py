@@ -1,6 +1,8 @@
 """Golden vectors of a bundle: what its graphs gave when it was exported, to compare with what they give here.
 
 ``golden.json`` has, for each role, the shapes of small inputs and some values of every output of its graph.
+Forms that round otherwise than the portable one, since they compute in int8, have an entry of their own under
+``role@profile``.
 The inputs themselves are a rule, so that a file of a few kilobytes is enough: floats run from -1 to 1 in
 equal steps over the tensor, last axis fastest; integers are 0, 1, 0, 1, ...
 """
@@ -57,6 +59,11 @@ def _places(size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.linspace(0, size - 1, min(size, _PLACES)).astype(np.int64)
 
 
+def chosen(entries: Mapping[str, dict[str, Any]], role: str, profile: str) -> dict[str, Any] | None:
+    """Return the entry for a role's graph in a form, if there is one."""
+    return entries.get(f"{role}@{profile}", entries.get(role))
+
+
 def compare(wanted: Mapping[str, Any], found: Mapping[str, Tensor], tolerance: float, where: str) -> float:
     """Return the largest difference from the golden values, as a share of the output's largest value.
 
@@ -84,7 +91,7 @@ def compare(wanted: Mapping[str, Any], found: Mapping[str, Tensor], tolerance: f
 
 
 def read(bundle: Bundle) -> dict[str, dict[str, Any]]:
-    """Return the golden entries by role; empty where the bundle has none.
+    """Return the golden entries by role, or ``role@profile``; empty where the bundle has none.
 
     Raises:
         BundleError: the file is not what the format says.

@@ -48,21 +48,30 @@ def read_json(path: Path, limit: int = MAX_BYTES, unbounded: bool = False) -> An
         raw = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}).") from error
+    return parse_json(raw, path, unbounded)
+
+
+def parse_json(raw: bytes, where: Path | str, unbounded: bool = False) -> Any:
+    """Return the value of JSON text, as strictly as :func:`read_json`; ``where`` is for messages.
+
+    Raises:
+        BundleError: it is not such JSON.
+    """
     if raw.startswith(b"version https://git-lfs"):
-        raise BundleError(f"{path}: this is a git-LFS pointer, not the file; fetch it with `git lfs pull`.")
-    _check_depth(raw, path)
+        raise BundleError(f"{where}: this is a git-LFS pointer, not the file; fetch it with `git lfs pull`.")
+    _check_depth(raw, where)
     constant = _infinity if unbounded else _no_constant
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=constant)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: not valid JSON ({error}).") from error
+        raise BundleError(f"{where}: not valid JSON ({error}).") from error
     if unbounded and isinstance(value, dict):
         value = {k: v for k, v in value.items() if v not in (math.inf, -math.inf)}
-    _check_values(value, str(path))
+    _check_values(value, str(where))
     return value
 
 
-def _check_depth(raw: bytes, path: Path) -> None:
+def _check_depth(raw: bytes, path: Path | str) -> None:
     depth = 0
     # Possessive and with an optional end: an unfinished string is passed over once, not once per quote.
     for token in re.finditer(rb'(?s)"(?:[^"\\]|\\.)*+"?|[\[\]{}]', raw):

@@ -13,10 +13,12 @@ from typing import Any
 
 from edgediff.errors import InputError
 from edgediff.export.emit.graph import Graph, Kind, Node
+from edgediff.export.emit.integers import Quantization
 from edgediff.export.emit.onnx import PORTABLE, Emitted, Profile, Tensor, emit
 from edgediff.export.emit.onnx_builder import Storage, Stored
 from edgediff.export.emit.onnx_cuda import ORT_CUDA
-from edgediff.export.emit.onnx_fused import ORT_CPU
+from edgediff.export.emit.onnx_fused import ORT_CPU, ORT_CPU_AVX2
+from edgediff.export.emit.onnx_openvino import OPENVINO
 from edgediff.export.emit.onnx_static import COREML_EP
 from edgediff.export.emit.sizes import Extents
 from edgediff.export.emit.weights import describe, joined, refer, write_bytes
@@ -24,10 +26,17 @@ from edgediff.export.families.parts import Model, Part
 from edgediff.export.json_files import dump_json
 from edgediff.export.write import Folder
 
-PROFILES: Mapping[str, Profile] = {each.name: each for each in (PORTABLE, ORT_CPU, ORT_CUDA, COREML_EP)}
+PROFILES: Mapping[str, Profile] = {
+    each.name: each for each in (PORTABLE, ORT_CPU, ORT_CPU_AVX2, ORT_CUDA, COREML_EP, OPENVINO)
+}
 DEFAULT_PROFILES = ("portable", "ort-cpu")
-# Which form a device is given first; every device can be given the portable one.
-_PREFERRED = {"cpu": "ort-cpu", "cuda": "ort-cuda", "coreml": "coreml-ep"}
+# Which forms a device is given first; every device can be given the portable one.
+_PREFERRED: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("ort-cpu", "ort-cpu-avx2"),
+    "cuda": ("ort-cuda",),
+    "coreml": ("coreml-ep",),
+    "openvino": ("openvino",),
+}
 _DEVICES = ("cpu", "cuda", "coreml", "openvino", "webgpu")
 # Of ControlNets and what they steer the extents differ from call to call.
 _WITHOUT_FIXED = ("control", "controlled_denoiser")
@@ -41,6 +50,7 @@ class Form:
     part: Part
     profile: Profile
     emitted: Emitted
+    integers: bool = False  # some layers compute in int8
 
     @property
     def file(self) -> str:
@@ -54,6 +64,13 @@ class Form:
     def runs_here(self) -> bool:
         """Whether ONNX Runtime's CPU provider can run it on small inputs."""
         return self.profile is not ORT_CUDA and not self.profile.fixed
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """What the processor must have for the form to compute right, and fast."""
+        if not self.integers or not self.profile.integers.direct:
+            return ()
+        return ("x86-64",) if self.profile.integers.narrow else ("x86-64", "vnni")
 
 
 def profiles_of(names: Iterable[str]) -> tuple[Profile, ...]:
@@ -71,17 +88,32 @@ def profiles_of(names: Iterable[str]) -> tuple[Profile, ...]:
     return tuple(PROFILES[name] for name in (PORTABLE.name, *(n for n in asked if n != PORTABLE.name)))
 
 
-def forms_of(model: Model, storage: Storage, profiles: Sequence[Profile]) -> list[Form]:
-    """Every part in every profile that has a form for it; no weights are read."""
+def forms_of(
+    model: Model,
+    storage: Storage,
+    profiles: Sequence[Profile],
+    quantizations: Mapping[str, Quantization] | None = None,
+) -> list[Form]:
+    """Every part in every profile that has a form for it; no weights are read.
+
+    ``quantizations`` says by role which layers are said with integers.
+    """
     found = []
     for part in model.parts:
         for profile in profiles:
             if not (profile.fixed and part.role.startswith(_WITHOUT_FIXED)):
                 extents = _fixed(model, part) if profile.fixed else None
                 kept = partial(_kept_float, part)
-                emitted = emit(part.graph, storage, profile, extents=extents, keep_float=kept)
-                found.append(Form(part, profile, emitted))
+                integers = (quantizations or {}).get(part.role)
+                emitted = emit(
+                    part.graph, storage, profile, extents=extents, keep_float=kept, quantization=integers
+                )
+                found.append(Form(part, profile, emitted, _computes(integers)))
     return found
+
+
+def _computes(quantization: Quantization | None) -> bool:
+    return quantization is not None and "int8" in quantization.choices.values()
 
 
 def _kept_float(part: Part, node: Node) -> bool:
@@ -121,8 +153,11 @@ def stored_by(forms: Iterable[Form]) -> tuple[Stored, ...]:
     return joined(form.emitted.stored for form in forms)
 
 
-def write_folder(folder: Folder, forms: Sequence[Form], storage: Storage) -> dict[str, dict[str, Any]]:
-    """Write the graphs of one folder and their weights; the entries of their roles in the manifest."""
+def write_folder(folder: Folder, forms: Sequence[Form], precision: str) -> dict[str, dict[str, Any]]:
+    """Write the graphs of one folder and their weights; the entries of their roles in the manifest.
+
+    ``precision`` is what the manifest calls these forms: ``fp32``, ``fp16``, ``int8``, ...
+    """
     first, stored = forms[0].part, stored_by(forms)
     with folder.create(f"{first.folder}/{_WEIGHTS}") as file:
         places = write_bytes(stored, first.tensors, _names(forms), file)
@@ -133,7 +168,7 @@ def write_folder(folder: Folder, forms: Sequence[Form], storage: Storage) -> dic
         refer(form.emitted.model, form.emitted.stored, places, _WEIGHTS)
         folder.write(form.file, form.emitted.model.SerializeToString(deterministic=True))
         entry = {"graphs": [], "parameters": f"{first.folder}/parameters.json"}
-        roles.setdefault(form.part.role, entry)["graphs"].append(_entry(form, storage))
+        roles.setdefault(form.part.role, entry)["graphs"].append(_entry(form, precision))
     return roles
 
 
@@ -141,16 +176,17 @@ def _names(forms: Iterable[Form]) -> dict[str, str]:
     return {name: tensor for form in forms for name, tensor in form.part.names.items()}
 
 
-def _entry(form: Form, storage: Storage) -> dict[str, Any]:
+def _entry(form: Form, precision: str) -> dict[str, Any]:
     # What weights in half precision compute was not looked at yet.
-    numerics = {} if storage == "fp32" else {"numerics": "unproven"}
+    more: dict[str, Any] = {"numerics": "unproven"} if "fp16" in precision else {}
+    more |= {"requires": list(form.requires)} if form.requires else {}
     return {
         "runtime": "onnxruntime",
         "profile": form.profile.name,
         "file": form.file,
         "weights": [f"{form.part.folder}/{_WEIGHTS}"],
-        "precision": storage,
-        **numerics,
+        "precision": precision,
+        **more,
         "inputs": [_listed(tensor) for tensor in form.emitted.inputs],
         "outputs": [_listed(tensor) for tensor in form.emitted.outputs],
     }
@@ -165,6 +201,6 @@ def by_device(profiles: Sequence[Profile]) -> dict[str, list[str]]:
     written = {profile.name for profile in profiles}
     table = {}
     for device in _DEVICES:
-        own = _PREFERRED.get(device)
-        table[device] = [own, PORTABLE.name] if own in written and own is not None else [PORTABLE.name]
+        own = [name for name in _PREFERRED.get(device, ()) if name in written]
+        table[device] = [*own, PORTABLE.name]
     return table

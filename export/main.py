@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
-from edgediff import golden
 from edgediff.errors import CancelledError, InputError, ResourceError, UnsupportedError
 from edgediff.export import others
 from edgediff.export.assemble import Asked, Assembled, Choices, assemble
-from edgediff.export.emit.onnx import PORTABLE, Profile
+from edgediff.export.bundle_folder import Content, fill, needed_space
 from edgediff.export.emit.onnx_builder import Storage
-from edgediff.export.emit.weights import size_of
 from edgediff.export.families import stable_diffusion
 from edgediff.export.families.parts import Model
 from edgediff.export.forecast import forecast
-from edgediff.export.forms import (
-    DEFAULT_PROFILES,
-    Form,
-    by_device,
-    folders_of,
-    forms_of,
-    profiles_of,
-    stored_by,
-    write_folder,
-)
+from edgediff.export.forms import DEFAULT_PROFILES, forms_of, profiles_of
 from edgediff.export.json_files import dump_json
+from edgediff.export.quantize import driver
+from edgediff.export.quantize.driver import Quantizing
 from edgediff.export.sources import FolderSource, Source
-from edgediff.export.tables import default_tables, listed
-from edgediff.export.verify import check_graph, check_run
-from edgediff.export.write import MANIFEST, Folder, check_space, check_target, new_folder
+from edgediff.export.write import MANIFEST, check_space, check_target, new_folder
 
-FORMAT_VERSION = "1.2"
 _STORAGES: dict[str, Storage] = {"fp32": "fp32", "fp16": "fp16"}
+
+
+class Options(Choices, Quantizing, total=False):
+    """What :func:`export_onnx` takes besides: which parts, and how to quantize."""
 
 
 def export_onnx(
@@ -48,26 +39,32 @@ def export_onnx(
     verify: bool = True,
     dry_run: bool = False,
     profiles: Iterable[str] = DEFAULT_PROFILES,
-    **choices: Unpack[Choices],
+    **options: Unpack[Options],
 ) -> dict[str, Any]:
     """Turn ``model`` (a folder, a single file, or a hub's id) into the bundle ``out``.
 
     ``dtype`` is the type in which weights are stored; graphs compute in float32 and weights widen when they
     are loaded. ``report`` receives a line per stage. ``verify`` checks and runs each graph once before the
     bundle appears. ``dry_run`` writes nothing and says what would be written and how much memory it takes.
-    ``profiles`` are the forms of each graph: ``portable`` always, ``ort-cpu``, ``ort-cuda``, ``coreml-ep``.
-    ``choices`` are the fields of ``edgediff.export.assemble.Asked``: ``parts``, ``loras``, ``recipe``, ...
+    ``profiles`` are the forms of each graph: ``portable`` always, ``ort-cpu``, ``ort-cuda``, ``coreml-ep``,
+    ``openvino``.
+    ``options`` are the fields of ``edgediff.export.assemble.Asked`` (``parts``, ``loras``, ``recipe``, ...)
+    and of ``edgediff.export.quantize.driver.Wanted`` (``quantize``, ``calibration``, ``min_psnr``, ...).
 
-    The result: ``bundle`` (path), ``bytes``, ``files`` (count), ``precision``, ``ran`` (every graph did) and
-    ``notes``. Raises only errors of ``edgediff.errors``; nothing then stands at ``out``.
+    The result: ``bundle`` (path), ``bytes``, ``files`` (count), ``precision``, ``ran`` (every graph did),
+    ``notes``, and of a quantized bundle ``quality``, its receipt. Raises only errors of ``edgediff.errors``;
+    nothing then stands at ``out``.
     """
     say = report if report is not None else _silent
     if dtype not in _STORAGES:
         raise InputError(f"dtype {dtype!r}: known are {' and '.join(_STORAGES)}.")
     target, chosen = Path(out), profiles_of(profiles)
+    quantizing = {name: options.pop(name) for name in Quantizing.__annotations__ if name in options}  # type: ignore[misc]
+    choices = cast(Choices, options)
+    quantize = driver.wanted(cast(Quantizing, quantizing))
     try:
         check_target(target, overwrite)
-        asked = {**choices, "profiles": {each.name for each in chosen} - set(DEFAULT_PROFILES)}
+        asked = {**choices, **quantizing, "profiles": {each.name for each in chosen} - set(DEFAULT_PROFILES)}
         done = others.taken(model, target, dtype, overwrite, say, verify, dry_run, asked)
         if done is not None:
             return done
@@ -78,8 +75,13 @@ def export_onnx(
         for note in built.notes:
             say(f"note: {note}")
         if dry_run:
-            return forecast(found.source, built, forms_of(built, _STORAGES[dtype], chosen), target, dtype)
-        return _write(found.source, built, target, _STORAGES[dtype], chosen, overwrite, verify, say)
+            planned, precision = (None, dtype) if quantize is None else driver.forecast_of(quantize, built)
+            forms = forms_of(built, _STORAGES[dtype], chosen, planned)
+            return forecast(found.source, built, forms, target, precision)
+        content = Content(_STORAGES[dtype], chosen, dtype, verify)
+        if quantize is not None:
+            return driver.write_quantized(found.source, built, target, quantize, content, overwrite, say)
+        return _write(found.source, built, target, content, overwrite, say)
     except KeyboardInterrupt:
         raise CancelledError(f"{out}: the export was stopped; nothing was written.") from None
     except OSError as error:
@@ -101,75 +103,22 @@ def _build(found: Assembled) -> Model:
 
 
 def _write(
-    source: Source,
-    model: Model,
-    out: Path,
-    storage: Storage,
-    profiles: Sequence[Profile],
-    overwrite: bool,
-    verify: bool,
-    say: Callable[[str], None],
+    source: Source, model: Model, out: Path, content: Content, overwrite: bool, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    forms = forms_of(model, storage, profiles)
-    folders = folders_of(forms)
-    weights = sum(size_of(stored_by(each)) for each in folders.values())
-    check_space(out, weights + sum(map(len, model.files.values())))
-    components: dict[str, Any] = {}
-    tables, notes = default_tables(model.facts, model.defaults)
-    for note in notes:
-        say(f"note: {note}")
+    check_space(out, needed_space(model, forms_of(model, content.storage, content.profiles)))
     with new_folder(out, overwrite) as folder:
-        for name, each in folders.items():
-            say(f"writing {name}")
-            components |= write_folder(folder, each, storage)
-        for name, data in {**model.files, **tables}.items():
-            folder.write(name, data)
-        ran = _check(folder, forms, say) if verify else False
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "edgediff_version": _version(),
-            "origin": source.origin(),
-            "model": model.facts,
-            "defaults": model.defaults,
-            "components": components,
-            "profiles": by_device(profiles),
-            "tables": listed(tables, model.defaults),
-            "files": dict(sorted(folder.files.items())),
-        }
+        filled = fill(folder, source, model, content, say)
+        manifest = {**filled.manifest, "files": dict(sorted(folder.files.items()))}
         folder.write(MANIFEST, dump_json(manifest))
     total = sum(int(facts["bytes"]) for facts in folder.files.values())
     return {
         "bundle": str(out),
         "bytes": total,
         "files": len(folder.files),
-        "precision": storage,
-        "ran": ran,
-        "notes": [*model.notes, *notes],
+        "precision": content.precision,
+        "ran": filled.ran,
+        "notes": [*model.notes, *filled.notes],
     }
-
-
-def _check(folder: Folder, forms: Sequence[Form], say: Callable[[str], None]) -> bool:
-    """Check every graph, run each that runs here, and write what the portable ones gave for golden inputs."""
-    ran, seen = True, {}
-    for form in forms:
-        say(f"checking {form.file}")
-        path = folder.path / form.file
-        check_graph(path)
-        if form.runs_here:
-            passed = check_run(path, form.part, form.emitted.inputs, form.emitted.outputs)
-            ran = ran and passed is not None
-            if passed is not None and form.profile is PORTABLE:
-                seen[form.part.role] = golden.entry(*passed)
-    if seen:
-        folder.write(golden.FILE, dump_json({"format": golden.FORMAT, "graphs": seen}))
-    return ran
-
-
-def _version() -> str:
-    try:
-        return metadata.version("edgediff")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _silent(line: str) -> None:

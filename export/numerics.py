@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from edgediff import latents, tasks
 from edgediff.bundle import Bundle
 from edgediff.errors import EdgediffError
-from edgediff.parts import Parts
+from edgediff.export.quantize.scenes import gradient, signed
+from edgediff.export.quantize.trajectory import Watched, asked, draw, encode
 
 Array = np.ndarray[Any, Any]
 LARGEST = 65504.0  # of IEEE 754 binary16
@@ -61,50 +61,29 @@ def look(bundle: Bundle, steps: int = _STEPS, report: Callable[[str], None] | No
 
     # The portable form has every value by itself; fused ones compute some where nobody sees them.
     bundle = replace(bundle, profiles={"cpu": ("portable",)})
-    parts = _Watched(bundle, "cpu", "streamed", {"observe": observe}, verify=False)
 
-    def done(role: str) -> None:
+    def seen_pass(role: str, inputs: Mapping[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
         kept = seen.setdefault(role, {})
         for name, reached in current.items():
             kept[name] = max(kept.get(name, 0.0), reached)
         current.clear()
         if report is not None:
             report(f"looked at a pass of {role}")
+        return outputs
 
-    parts.done = done
+    parts = Watched(bundle, "cpu", "streamed", {"observe": observe}, verify=False)
+    parts.seen = seen_pass
     _draw(bundle, parts, steps)
     return [_finding(role, values) for role, values in seen.items()]
 
 
-class _Watched(Parts):
-    """Parts that say when a role's graph has run."""
-
-    done: Callable[[str], None]
-
-    def run(self, role: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        outputs = super().run(role, inputs)
-        self.done(role)
-        return outputs
-
-
-def _draw(bundle: Bundle, parts: Parts, steps: int) -> None:
-    size = bundle.defaults.size
-    picture = np.linspace(0, 1, size["height"] * size["width"] * 3, dtype=np.float32)
-    picture = picture.reshape(size["height"], size["width"], 3)
-    chosen: dict[str, Any] = {"seed": 0}
-    if bundle.defaults.timesteps is None and steps < bundle.defaults.num_inference_steps:
-        chosen["num_inference_steps"] = steps
-    if bundle.tasks and "text2image" not in bundle.tasks:
-        chosen["image"] = picture
-    if bundle.tasks == ("inpaint",):
-        chosen["mask_image"] = np.ones(picture.shape[:2], np.float32)
-    plan = tasks.plan(parts, tasks.checked(bundle, _PROMPT, **chosen))
-    x = plan.x
-    for step in plan:
-        x = step.x
-    plan.decode(x)
+def _draw(bundle: Bundle, parts: Watched, steps: int) -> None:
+    picture = gradient(bundle.defaults.size)
+    fewer = steps if steps < bundle.defaults.num_inference_steps else None
+    for _ in draw(parts, [asked(bundle, [_PROMPT], 0, fewer, picture)]):
+        pass
     if "encoder" in bundle.components:
-        latents.encode(parts, picture.transpose(2, 0, 1)[None] * 2 - 1)
+        encode(parts, [signed(picture)])
 
 
 def _finding(role: str, values: Mapping[str, float]) -> Finding:

@@ -114,6 +114,20 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Folder]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside ``out`` for what is needed on the way; gone when the block ends.
+
+    A killed process leaves it, and the next export to ``out`` removes it.
+    """
+    path = out.absolute().parent / f".{out.name[:80]}.{os.getpid()}-{secrets.token_hex(4)}.partial"
+    try:
+        path.mkdir()
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _place(staging: Path, out: Path, overwrite: bool) -> None:
     old = staging.with_suffix(".old")
     try:

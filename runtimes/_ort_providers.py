@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgediff.errors import InputError, UnsupportedError
+from edgediff.runtimes import _ort_openvino as openvino
 
 BUILT_IN = {
     "cpu": "CPUExecutionProvider",
@@ -91,12 +92,21 @@ def devices() -> Sequence[str]:
     return tuple(built_in + [d for d, package in PLUG_IN.items() if importlib.util.find_spec(package)])
 
 
-def select(ort: Any, device: str, session_options: Any) -> dict[str, Any]:
+def select(
+    ort: Any, device: str, session_options: Any, precision: str | None = None, threads: int = 1
+) -> dict[str, Any]:
     """Ask for ``device``; returns what ``InferenceSession`` is to be called with besides the options.
 
+    ``precision`` is what is computed in where graphs hold float32: ``bf16`` on openvino, else fp32 alone.
+
     Raises:
-        InputError: no such device. UnsupportedError: it is not available here.
+        InputError: no such device or precision. UnsupportedError: it is not available here.
     """
+    if precision not in (None, openvino.DEFAULT) and device != "openvino":
+        raise InputError(
+            f"precision {precision!r} on {device}: a graph is computed there in the types that it holds; "
+            "leave precision out, or take the device openvino."
+        )
     if device in BUILT_IN:
         if BUILT_IN[device] not in ort.get_available_providers():
             raise UnsupportedError(
@@ -128,9 +138,19 @@ def select(ort: Any, device: str, session_options: Any) -> dict[str, Any]:
     if not found:
         raise UnsupportedError(f"device {device}: the plug-in found no hardware that it can drive.")
     if device == "openvino":
-        # On CPUs with bf16 units the plug-in computes in bf16 unless told; a precision is never changed in
-        # silence.
-        options = {"load_config": '{"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}'}
+        wanted = openvino.DEFAULT if precision is None else precision
+        options = openvino.configured(wanted, threads)
+        try:
+            with _registering:
+                openvino.check_precision(ort, found[:1], options, wanted)
+        except UnsupportedError:
+            raise
+        except Exception as error:
+            line = " ".join(str(error).split())[:200]
+            raise UnsupportedError(
+                f"device {device}: a product cannot be computed in {wanted} ({line}); "
+                "leave precision out for fp32, or take the device cpu."
+            ) from error
         session_options.add_provider_for_devices(found[:1], options)
     else:
         session_options.add_provider_for_devices(found[:1], {})

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,10 @@ def runtime() -> OnnxRuntime:
 class OnnxRuntime:
     """Loads ``.onnx`` files that :func:`edgediff.onnx_scan.scan` accepts.
 
-    Options: ``threads`` (default: the cores that this process may use); ``scan``, which is False only for
-    graphs that the caller made itself.
+    Options: ``threads`` (default: the cores that this process may use); ``precision``, which is ``bf16`` or
+    ``fp32`` (the default) on openvino and is measured there, never assumed; ``extents``, which fixes dims of
+    the inputs by name, so that providers compile for these alone; ``scan``, which is False only for graphs
+    that the caller made itself.
     """
 
     def devices(self) -> Sequence[str]:
@@ -66,10 +69,15 @@ class OnnxRuntime:
         session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # A few bytes of graph may ask for gigabytes at load; what is larger is computed when it is used.
         session_options.add_session_config_entry(_FOLDED, str(256 << 20))
+        # Activations beside integer weights stay float where the graph says so; the default rounds them.
+        session_options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
         # Files are ONNX, as they were scanned, whatever other format their bytes might be read as.
         session_options.add_session_config_entry("session.load_model_format", "ONNX")
-        session_options.intra_op_num_threads = options.get("threads") or available_threads()
-        arguments = providers.select(ort, device, session_options)
+        threads = options.get("threads") or available_threads()
+        session_options.intra_op_num_threads = threads
+        for name, extent in (options.get("extents") or {}).items():
+            session_options.add_free_dimension_override_by_name(name, extent)
+        arguments = providers.select(ort, device, session_options, options.get("precision"), threads)
         began = time.perf_counter()
         report = scan(file, spec) if options.get("scan") is not False else None
         try:
@@ -80,6 +88,8 @@ class OnnxRuntime:
             raise _translated(error, f"{file}: cannot be loaded on {device}") from error
         taken = session.get_providers()[0]
         providers.check_taken(device, taken, session)
+        if options.get("precision") == "bf16":
+            spec = replace(spec, precision=f"{spec.precision}+bf16")
         return OnnxGraph(ort, session, spec, device, time.perf_counter() - began, dict(constants))
 
 
@@ -154,8 +164,8 @@ class OnnxGraph:
                         timeout=0.1
                     )  # a timeout, since Windows delivers no signal to a bare wait
                 except TimeoutError:
-                    if future.done():
-                        raise
+                    if future.done():  # it ended just as the wait did, or raised this error itself
+                        return future.result()
         except KeyboardInterrupt:
             options.terminate = True
             future.exception()

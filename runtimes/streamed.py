@@ -33,7 +33,7 @@ def runtime() -> StreamedRuntime:
 
 class StreamedRuntime:
     """Options: ``budget`` (bytes of weights at a time), ``threads``, and ``observe``, a function that is
-    called with name and value of every node's output, in order."""
+    called with name and value of all that nodes make of the inputs, in order."""
 
     def devices(self) -> Sequence[str]:
         return ("cpu",)
@@ -83,9 +83,15 @@ class StreamedGraph:
         self._constants = constants
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
         most = _NODES if self._observe is None else _NODES_OBSERVED
+        self._fixed = _fixed(model.graph.node, self._stored)
         self._stretches = list(
-            _stretches(model.graph.node, self._stored, options.get("budget") or BUDGET, most)
+            _stretches(model.graph.node, self._stored, self._fixed, options.get("budget") or BUDGET, most)
         )
+        made = {name for nodes in self._stretches for node in nodes for name in node.output}
+        if missing := [port.name for port in model.graph.output if port.name not in made]:
+            raise UnsupportedError(
+                f"{file}: {missing[0]} depends on no input; this runtime runs no such graph."
+            )
         self._later = _read_later(self._stretches, [port.name for port in model.graph.output])
         self._cancelled = False
         inputs, outputs = (tuple(map(_tensor, ports)) for ports in (model.graph.input, model.graph.output))
@@ -102,7 +108,7 @@ class StreamedGraph:
         for nodes, later in zip(self._stretches, self._later, strict=True):
             if self._cancelled:
                 raise CancelledError("cancelled: the caller stopped the work; nothing was written.")
-            made = [name for node in nodes for name in node.output if name]
+            made = [name for node in nodes for name in node.output if name and name not in self._fixed]
             wanted = made if self._observe is not None else [name for name in made if name in later]
             alive |= self._pass(nodes, alive, wanted)
             if self._observe is not None:
@@ -172,20 +178,50 @@ class StreamedGraph:
 
 
 def _stretches(
-    nodes: Sequence[Any], stored: Mapping[str, Any], budget: int, most: int
+    nodes: Sequence[Any], stored: Mapping[str, Any], fixed: Mapping[str, Any], budget: int, most: int
 ) -> Iterator[list[Any]]:
+    """Nodes in order; what depends on weights alone is computed anew wherever it is read.
+
+    So weights that are widened, shifted or unpacked on their way never wait between two stretches, where
+    some of their types (4-bit integers) could not be held at all.
+    """
     taken: list[Any] = []
     held: dict[str, int] = {}
     for node in nodes:
-        new = {name: _bytes(stored[name]) for name in node.input if name in stored and name not in held}
-        if taken and (sum(held.values()) + sum(new.values()) > budget or len(taken) >= most):
+        if node.output[0] in fixed:
+            continue
+        needed = _needed(node, fixed)
+        new = _read(needed, stored)
+        if taken and (sum((held | new).values()) > budget or len(taken) >= most):
             yield taken
             taken, held = [], {}
-            new = {name: _bytes(stored[name]) for name in node.input if name in stored}
+        present = {id(each) for each in taken}
+        taken += [each for each in needed if id(each) not in present]
         held |= new
-        taken.append(node)
     if taken:
         yield taken
+
+
+def _fixed(nodes: Sequence[Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The nodes that depend on no input of the graph, by each of their outputs."""
+    found: dict[str, Any] = {}
+    for node in nodes:
+        if all(name in stored or name in found for name in node.input if name):
+            found |= dict.fromkeys(node.output, node)
+    return found
+
+
+def _needed(node: Any, fixed: Mapping[str, Any]) -> list[Any]:
+    """A node, after the fixed ones that it reads, directly or not."""
+    found: dict[int, Any] = {}
+    for name in node.input:
+        if name in fixed:
+            found |= {id(each): each for each in _needed(fixed[name], fixed)}
+    return [*found.values(), node]
+
+
+def _read(nodes: Sequence[Any], stored: Mapping[str, Any]) -> dict[str, int]:
+    return {name: _bytes(stored[name]) for node in nodes for name in node.input if name in stored}
 
 
 def _read_later(stretches: Sequence[Sequence[Any]], outputs: Sequence[str]) -> list[set[str]]:

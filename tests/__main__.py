@@ -64,7 +64,7 @@ def main() -> int:
         if failed:
             print(f"already failed: {', '.join(failed)}; the tests follow", flush=True)
         # The tests' own closing line is the last one printed.
-        tests = [python, "-m", "pytest", "--durations=10", *subset, *chosen.pytest]
+        tests = [python, "-m", "pytest", "--durations=10", *side_by_side(), *subset, *chosen.pytest]
         return subprocess.run(tests, cwd=ROOT).returncode or len(failed)
 
 
@@ -74,6 +74,15 @@ def step(name: str, command: list[str | Path]) -> bool:
     ok = subprocess.run(command, cwd=ROOT).returncode == 0
     print(f"[{name}] {'passed' if ok else 'FAILED'} in {time.monotonic() - began:.1f} s", flush=True)
     return ok
+
+
+def side_by_side() -> list[str]:
+    """One process per core, four at most, each with one thread: most tests are too small for two."""
+    cores = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if cores == 1:
+        return []
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return ["-n", str(cores), "--dist", "worksteal"]
 
 
 def with_optimum(fresh: bool, arguments: list[str]) -> int:

@@ -49,6 +49,8 @@ def assemble(folder: Path, teacher: bool = False) -> None:
         index["scheduler"] = ["diffusers", "LCMScheduler"]
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         defaults = STUDENT_DEFAULTS
+    for name in ("calibration.txt", "evaluation.txt"):  # what a quantizer draws with: captions it knows
+        shutil.copyfile(HERE / name, folder / name)
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     (folder / "edgediff_defaults.json").write_text(json.dumps({"defaults": defaults}))
 

@@ -23,6 +23,7 @@ VERBS = {
     "export": "Turn a checkpoint into a bundle.",
     "show": "Say what a bundle holds.",
     "verify": "Check a bundle's files, graphs and one pass of each.",
+    "compare": "Draw the same pictures with several bundles, side by side.",
     "pull": "Download a bundle or a model from the hub.",
     "list": "List the bundles and models in the hub's cache.",
     "rm": "Delete a bundle or a model from the hub's cache.",

@@ -62,6 +62,11 @@ def command(bundle: str | None, table: bool, sampler: str | None, steps: int | N
             for arrow, tensors in (("<-", graph.inputs), ("->", graph.outputs)):
                 for t in tensors:
                     click.echo(f"      {arrow} {t.name}: {t.dtype} [{', '.join(map(str, t.dims))}]")
+    if found.quality:
+        from edgediff.cli import receipt
+
+        for line in receipt.lines(found.quality):
+            click.echo(line)
     click.echo(
         f"  total      {sum(f.bytes for f in found.files.values()) / 1e6:.2f} MB in {len(found.files)} files"
     )
@@ -98,6 +103,7 @@ def _facts(found: Any) -> dict[str, Any]:
             for role, graphs in found.components.items()
         },
         "profiles": {device: list(names) for device, names in found.profiles.items()},
+        "quality": dict(found.quality) or None,
         "bytes": sum(f.bytes for f in found.files.values()),
         "files": len(found.files),
     }

@@ -23,9 +23,15 @@ from edgediff.errors import CheckFailed, ResourceError, UnsupportedError
 )
 @click.option("--memory", type=float, metavar="GB", help="With --numerics: the most memory it may take.")
 @click.option("--record", is_flag=True, help="With --numerics: write what was found into the manifest.")
+@click.option(
+    "--quality",
+    is_flag=True,
+    help="Of a quantized bundle: measure again how far it is from its float parent.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(
-    bundle: str | None, device: str, numerics: bool, memory: float | None, record: bool, as_json: bool
+    bundle: str | None, device: str, numerics: bool, memory: float | None, record: bool, quality: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Compare every file of BUNDLE with its manifest, scan and load every graph, run each once, and compare
     with the golden values of its export.
@@ -39,9 +45,14 @@ def command(
 
     if (record or memory is not None) and not numerics:
         raise click.UsageError("--memory and --record go with --numerics.")
+    if quality and numerics:
+        raise click.UsageError("--quality and --numerics are two checks; ask for one.")
     found = Bundle.open(EMBEDDED if bundle is None else bundle_path(bundle, as_json))
     if numerics:
         _numerics(found, memory, record, as_json)
+        return
+    if quality:
+        _quality(found, device, as_json)
         return
     result = checks.check(found, device)
     if as_json:
@@ -50,6 +61,25 @@ def command(
     compared = [share for share in result["graphs"].values() if share is not None]
     worst = f"within {max(compared):.1g} of the golden values" if compared else "there are no golden values"
     click.echo(f"{found.path}: {result['files']} files match, {len(result['graphs'])} graphs ran, {worst}")
+
+
+def _quality(found: Any, device: str, as_json: bool) -> None:
+    """Compare all files with the manifest, then what the bundle gives with what its float parent gave."""
+    from edgediff import retrace
+    from edgediff.cli import receipt
+
+    found.verify()
+    result = retrace.measure(found, device, report=receipt.say)
+    floors = found.quality.get("floors") or {}
+    reasons = retrace.below(result, floors)
+    if as_json:
+        told = {"bundle": str(found.path), "ok": not reasons, **result, "floors": floors, "below": reasons}
+        click.echo(json.dumps(told))
+    else:
+        for line in receipt.table(result, found.quality, floors):
+            click.echo(line)
+    if reasons:
+        raise CheckFailed(f"{found.path}: {'; '.join(reasons)}.")
 
 
 def _numerics(found: Any, memory: float | None, record: bool, as_json: bool) -> None:

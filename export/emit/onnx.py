@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
 from onnx import TensorProto, helper
 
-from edgediff.export.emit.graph import Graph, Kind, Node, Port
-from edgediff.export.emit.onnx_builder import Builder, Storage, Stored
+from edgediff.export.emit.graph import Graph, Kind, Node, Port, Value
+from edgediff.export.emit.integers import IntegerForm, Quantization, observed
+from edgediff.export.emit.onnx_builder import Builder, Rewrite, Storage, Stored
+from edgediff.export.emit.onnx_integers import codings_of, held, offered, pairs, without_unread
+from edgediff.export.emit.onnx_integers_direct import direct
 from edgediff.export.emit.onnx_lowering import LOWERINGS, Lowering
+from edgediff.export.emit.onnx_taps import holding, tap
 from edgediff.export.emit.sizes import Extents, sizes
 
 _PRODUCER = "edgediff"
 # Angles and the numbers they come from are too coarse in half precision.
 _ALWAYS_FLOAT = ("timestep_embedding",)
 
-Rewrite = Callable[[Builder], None]
-"""Says one or several nodes at once: reads its inputs from the builder and binds what they make."""
 Plan = Callable[[Graph], Mapping[int, Rewrite]]
 """Rewrites by the id of the value whose node they take the place of."""
 KeepFloat = Callable[[Node], bool]
+_SYMMETRIC = IntegerForm()
 
 
 def _nothing(graph: Graph) -> dict[int, Rewrite]:
@@ -52,6 +55,7 @@ class Profile:
     half: bool = False
     channels_last: bool = False
     fixed: bool = False
+    integers: IntegerForm = _SYMMETRIC
 
 
 # Standard operators only; runs on every provider and on ONNX Runtime 1.22 and later, browsers included.
@@ -85,21 +89,34 @@ def emit(
     extents: Mapping[str, Extents] | None = None,
     batch: int = 1,
     keep_float: KeepFloat = _none,
+    quantization: Quantization | None = None,
+    taps: Sequence[Value] = (),
 ) -> Emitted:
     """Say a graph in ONNX; its inputs and outputs are float32 whatever the storage.
 
     ``extents`` (those of each input, by name) and ``batch`` are for profiles of fixed extents.
     ``keep_float`` names the nodes that stay float32 in a profile that computes in half precision: those
-    whose results float16 cannot hold.
+    whose results float16 cannot hold. ``quantization`` says which layers are said with integers. ``taps``
+    are values of which the graph gives the smallest and the largest number and a sample, as further outputs:
+    ``tap.<id>.low``, ``tap.<id>.high`` and ``tap.<id>.sample``.
 
     Raises:
         ValueError: the profile has fixed extents and none are given.
+        UnsupportedError: a layer is to be said with integers in a way that the profile has no form for.
     """
     if profile.fixed and extents is None:
         raise ValueError(f"{profile.name}: the extents of {graph.name} are missing")
-    b = Builder(storage)
+    layers = Quantization() if quantization is None else quantization
+    offered(graph, layers, profile.integers, profile.name)
+    b = Builder(storage, codings_of(graph, layers))
+    b.rows = not profile.integers.direct and bool(observed(graph, layers.choices))
     b.shapes = _shapes(graph, extents, batch) if profile.fixed and extents is not None else {}
-    lowerings, plan = {**LOWERINGS, **profile.lowerings}, profile.plan(graph)
+    lowerings = {**LOWERINGS, **profile.lowerings}
+    seen = holding(graph, taps)
+    plan = {
+        **profile.plan(holding(seen, held(graph, layers))),
+        **(direct if profile.integers.direct else pairs)(seen, layers, profile.integers, lowerings),
+    }
     for port in graph.inputs:
         b.bind(port.value, port.name)
         if profile.channels_last and port.value.kind is Kind.IMAGE:
@@ -115,18 +132,28 @@ def emit(
             rewrite(b)
         else:
             b.bind(node.output, lowerings[node.op](b, node, [b.read(value) for value in node.inputs]))
+    tapped = [tap(b, value) for value in dict.fromkeys(taps)]
     _name_outputs(b, graph.outputs, profile.channels_last)
     inputs, outputs = (
         tuple(_tensor(port, b.shapes.get(port.value.id)) for port in ports)
         for ports in (graph.inputs, graph.outputs)
     )
+    for low, high, sample in tapped:
+        outputs += (Tensor(low, "float32", ()), Tensor(high, "float32", ()))
+        outputs += (Tensor(sample, "float32", (sample,)),)
     model = helper.make_model(
         helper.make_graph(
-            b.nodes, graph.name, [_info(t) for t in inputs], [_info(t) for t in outputs], b.constants
+            without_unread(b.nodes, [tensor.name for tensor in outputs]),
+            graph.name,
+            [_info(t) for t in inputs],
+            [_info(t) for t in outputs],
+            b.constants,
         ),
         ir_version=profile.ir_version,
         producer_name=_PRODUCER,
-        opset_imports=[helper.make_opsetid(*pair) for pair in (("", profile.opset), *profile.domains)],
+        opset_imports=[
+            helper.make_opsetid(*pair) for pair in (("", max(profile.opset, b.opset)), *profile.domains)
+        ],
     )
     return Emitted(model, tuple(b.stored.values()), inputs, outputs)
 

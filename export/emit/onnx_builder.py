@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +12,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgediff.export.emit.graph import Kind, Parameter, Value
+from edgediff.export.emit.integers import COMPUTED, Coding
 
 Storage = Literal["fp32", "fp16"]
+_BITS = {"float32": 32, "float16": 16, "int8": 8, "uint8": 8, "uint4": 4, "int32": 32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,26 +24,39 @@ class Stored:
 
     ``shape`` is the stored shape; ``transposed`` says that the checkpoint's two axes are swapped. The stored
     numbers are the checkpoint's times ``scale``.
+
+    With a ``coding``, ``piece`` says which part of the coded parameter this is: ``codes`` (int8, or uint8 and
+    uint4 where the coding has an offset), their float32 ``scales``, or ``bias``: an int32 bias, in units of
+    1 / ``scale`` times the scales of the codes of ``partner``, the layer's weight.
     """
 
     parameter: Parameter
     initializer: str
     shape: tuple[int, ...]
-    dtype: Literal["float32", "float16"]
+    dtype: Literal["float32", "float16", "int8", "uint8", "uint4", "int32"]
     transposed: bool = False
     scale: float = 1.0
+    coding: Coding | None = None
+    piece: Literal["codes", "scales", "bias"] = "codes"
+    partner: Parameter | None = None
 
     @property
     def bytes(self) -> int:
         """The size in the file."""
-        return self.parameter.size * (4 if self.dtype == "float32" else 2)
+        return (prod(self.shape) * _BITS[self.dtype] + 7) // 8
+
+
+_BLOCKED = 21  # the operator set in which DequantizeLinear has blocks
 
 
 class Builder:
-    """One ONNX graph being written."""
+    """One ONNX graph being written. ``codings`` says which parameters are stored as integers, by name."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, codings: Mapping[str, Coding] | None = None) -> None:
         self.storage = storage
+        self.codings = {} if codings is None else codings
+        self.rows = False  # whether blocks of matrices are widened as rows, in an operator set without blocks
+        self.opset = 0  # the least operator set that what was said needs, where that is above the profile's
         self.half = False  # what is added from now on computes in float16
         self.shapes: dict[int, tuple[int, ...]] = {}  # of values, by id, in a graph of fixed extents
         self.nodes: list[onnx.NodeProto] = []
@@ -163,22 +179,105 @@ class Builder:
         """Put a parameter into the file: matrices and kernels in the storage type, vectors in float32."""
         half = self.storage == "fp16" and len(parameter.shape) > 1
         natural = parameter.shape[::-1] if transposed else parameter.shape
-        stored = Stored(
-            parameter, parameter.name, shape or natural, "float16" if half else "float32", transposed
+        dtype: Literal["float16", "float32"] = "float16" if half else "float32"
+        return self._keep(Stored(parameter, parameter.name, shape or natural, dtype, transposed))
+
+    def codes(
+        self, parameter: Parameter, transposed: bool = False, packed: bool = False
+    ) -> tuple[Stored, Stored]:
+        """Put a parameter into the file as integers and their scales.
+
+        ``packed``: as MatMulNBits declares blocks: (outputs, blocks, bytes of a block). Blocks are along the
+        input channels, the checkpoint's second axis, and are never transposed.
+        """
+        coding, shape = self.codings.get(parameter.name, COMPUTED), parameter.shape
+        if coding.block == 0:
+            held = shape[::-1] if transposed else shape
+            codes = Stored(parameter, parameter.name, held, "int8", transposed, coding=coding)
+            scales = Stored(
+                parameter, f"{parameter.name}.scales", shape[:1], "float32", coding=coding, piece="scales"
+            )
+            return self._keep(codes), self._keep(scales)
+        blocks = (shape[0], shape[1] // coding.block, *shape[2:])
+        dtype: Literal["uint4", "uint8"] = "uint4" if coding.bits == 4 and not packed else "uint8"
+        held = (*blocks, coding.block * coding.bits // 8) if packed else shape
+        codes = Stored(parameter, parameter.name, held, dtype, coding=coding)
+        scales = Stored(
+            parameter, f"{parameter.name}.scales", blocks, "float32", coding=coding, piece="scales"
         )
-        if self.stored.setdefault(parameter.name, stored) != stored:
-            raise ValueError(f"{parameter.name} is used in two forms")
+        return self._keep(codes), self._keep(scales)
+
+    def _keep(self, stored: Stored) -> Stored:
+        if self.stored.setdefault(stored.initializer, stored) != stored:
+            raise ValueError(f"{stored.initializer} is used in two forms")
         return stored
 
     def weight(
         self, parameter: Parameter, shape: tuple[int, ...] | None = None, transposed: bool = False
     ) -> str:
-        """The parameter in the type that is computed in now; runtimes fold the cast at load."""
+        """The parameter in the type that is computed in now; runtimes fold the cast at load.
+
+        One that is stored as integers is widened while the graph runs, so that memory holds the integers.
+        """
+        if parameter.name in self.codings:
+            return self.once(
+                ("widened", parameter.name, self.half), lambda: self._widened(parameter, transposed)
+            )
         stored = self.store(parameter, shape, transposed)
         wanted = "float16" if self.half else "float32"
         if stored.dtype == wanted:
             return stored.initializer
         return self.once(("cast", parameter.name, wanted), lambda: self._cast(stored.initializer, wanted))
+
+    def _widened(self, parameter: Parameter, transposed: bool) -> str:
+        coding = self.codings[parameter.name]
+        codes, scales = (each.initializer for each in self.codes(parameter, transposed))
+        if coding.block == 0:
+            wide = self.node("DequantizeLinear", codes, scales, axis=1 if transposed else 0)
+        else:
+            shape = self.stored[scales].shape
+            if self.rows and coding.bits == 8 and len(shape) == 2:
+                wide = self._widened_rows(parameter, codes, scales, coding)
+            else:
+                self.opset = _BLOCKED
+                zeros = self._zeros(coding, shape)
+                wide = self.node("DequantizeLinear", codes, scales, zeros, axis=1, block_size=coding.block)
+            if transposed:
+                wide = self.node("Transpose", wide, perm=[1, 0])
+        return self.node("Cast", wide, to=self.type) if self.half else wide
+
+    def _widened_rows(self, parameter: Parameter, codes: str, scales: str, coding: Coding) -> str:
+        """A matrix whose blocks are widened as rows of their own, which every operator set can say.
+
+        ONNX Runtime's CPU provider on x86 refuses graphs of operator set 21 in which signed activations are
+        quantized beside a Reshape or a Transpose: it moves the pair, and gives it two types.
+        """
+        rows = self.node("Reshape", codes, self.integers(-1, coding.block))
+        count = prod(parameter.shape) // coding.block
+        zeros = self._zeros(coding, (count,))
+        wide = self.node(
+            "DequantizeLinear", rows, self.node("Reshape", scales, self.integers(-1)), zeros, axis=0
+        )
+        return self.node("Reshape", wide, self.integers(*parameter.shape))
+
+    def _zeros(self, coding: Coding, shape: tuple[int, ...]) -> str:
+        """The zero points of codes with an offset, all the same; layers of one shape share them.
+
+        They are written out: ONNX Runtime before 1.25 makes no 4-bit tensors from others.
+        """
+        if coding.bits == 8:
+            return self.constant(np.full(shape, 1 << 7, np.uint8))
+
+        def make() -> str:
+            name = f"constant_{len(self.constants)}"
+            packed = np.full((prod(shape) + 1) // 2, 0x88, np.uint8)
+            packed[-1] = 0x88 if prod(shape) % 2 == 0 else 0x08
+            self.constants.append(
+                helper.make_tensor(name, TensorProto.UINT4, shape, packed.tobytes(), raw=True)
+            )
+            return name
+
+        return self.once(("zeros", shape), make)
 
     def _cast(self, initializer: str, wanted: str) -> str:
         made = f"{initializer}.{wanted}"
@@ -189,3 +288,7 @@ class Builder:
         count = self._taken.get(name, 0)
         self._taken[name] = count + 1
         return name if count == 0 else f"{name}_{count}"
+
+
+Rewrite = Callable[[Builder], None]
+"""Says one or several nodes at once: reads its inputs from the builder and binds what they make."""

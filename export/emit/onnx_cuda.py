@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from onnx import TensorProto
 
 from edgediff.export.emit.graph import Graph, Kind, Node, Value
-from edgediff.export.emit.onnx import Profile, Rewrite
-from edgediff.export.emit.onnx_builder import Builder
-from edgediff.export.emit.onnx_fused import MICROSOFT, attention
-from edgediff.export.emit.onnx_lowering import LOWERINGS, NEAREST, Lowering, bias_of, weight_of
+from edgediff.export.emit.integers import IntegerForm
+from edgediff.export.emit.onnx import Profile
+from edgediff.export.emit.onnx_builder import Builder, Rewrite
+from edgediff.export.emit.onnx_fused import attention
+from edgediff.export.emit.onnx_lowering import LOWERINGS, MICROSOFT, NEAREST, Lowering, bias_of, weight_of
 from edgediff.export.emit.onnx_patterns import Gated, SkipNorm, gated, skip_norms
 
 _GATED = (1280, 2560, 5120)  # half widths that BiasSplitGelu has kernels for
@@ -254,4 +255,6 @@ ORT_CUDA = Profile(
     plan=plan,
     half=True,
     channels_last=True,
+    # The provider does not speed up integer activations: it was not seen to fuse the pairs.
+    integers=IntegerForm(computes=False),
 )

@@ -14,16 +14,17 @@ keys and values (0.90 times as fast as three), Gemm for a product with bias (0.7
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from edgediff.export.emit.graph import Graph, Node, Parameter
-from edgediff.export.emit.onnx import Profile, Rewrite
-from edgediff.export.emit.onnx_builder import Builder
-from edgediff.export.emit.onnx_lowering import bias_of, weight_of
+from edgediff.export.emit.integers import IntegerForm
+from edgediff.export.emit.onnx import Profile
+from edgediff.export.emit.onnx_builder import Builder, Rewrite
+from edgediff.export.emit.onnx_lowering import MICROSOFT, bias_of, weight_of
 from edgediff.export.emit.onnx_patterns import Gated, doubled, gated
 
-MICROSOFT = "com.microsoft"
 # Which of a kernel's three taps fall on the same pixel of the picture before doubling, by output parity.
 _TAPS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
 
@@ -111,4 +112,9 @@ ORT_CPU = Profile(
     lowerings={"attention": attention, "group_norm": group_norm},
     domains=((MICROSOFT, 1),),
     plan=plan,
+    integers=IntegerForm(signed=False, direct=True),
+)
+# For x86 processors without VNNI, whose 8-bit products saturate.
+ORT_CPU_AVX2 = replace(
+    ORT_CPU, name="ort-cpu-avx2", integers=IntegerForm(signed=False, direct=True, narrow=True)
 )

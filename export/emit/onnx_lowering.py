@@ -17,6 +17,8 @@ from edgediff.export.emit.onnx_builder import Builder
 
 Lowering = Callable[[Builder, Node, list[str]], str]
 
+# The operator set of what ONNX Runtime contributes.
+MICROSOFT = "com.microsoft"
 # Added to the scores of hidden tokens: exp() of it is 0 in float32, and float16 can hold it.
 _HIDDEN = -10000.0
 
@@ -81,6 +83,12 @@ def _layer_norm(b: Builder, node: Node, x: list[str]) -> str:
 
 
 def _embedding(b: Builder, node: Node, x: list[str]) -> str:
+    if weight_of(node).name in b.codings:
+        codes, scales = (each.initializer for each in b.codes(weight_of(node)))
+        chosen = b.node("Cast", b.node("Gather", codes, x[0], axis=0), to=TensorProto.FLOAT)
+        factors = b.node("Unsqueeze", b.node("Gather", scales, x[0], axis=0), b.integers(-1))
+        wide = b.node("Mul", chosen, factors)
+        return b.node("Cast", wide, to=b.type) if b.half else wide
     table = b.store(weight_of(node))
     rows = b.node("Gather", table.initializer, x[0], axis=0)
     # Widening the rows rather than the table keeps the table small in memory.
@@ -133,10 +141,10 @@ def _silu(b: Builder, node: Node, x: list[str]) -> str:
 
 
 def _gelu(b: Builder, node: Node, x: list[str]) -> str:
-    return _gelu_of(b, x[0])
+    return gelu_of(b, x[0])
 
 
-def _gelu_of(b: Builder, x: str) -> str:
+def gelu_of(b: Builder, x: str) -> str:
     error = b.node("Erf", b.node("Div", x, b.number(math.sqrt(2.0))))
     return b.node("Mul", b.node("Mul", x, b.node("Add", error, b.number(1.0))), b.number(0.5))
 
@@ -148,7 +156,7 @@ def _quick_gelu(b: Builder, node: Node, x: list[str]) -> str:
 def _geglu(b: Builder, node: Node, x: list[str]) -> str:
     axis = 1 if node.output.kind is Kind.IMAGE else -1
     value, gate = b.nodes_out("Split", 2, x[0], axis=axis, num_outputs=2)
-    return b.node("Mul", value, _gelu_of(b, gate))
+    return b.node("Mul", value, gelu_of(b, gate))
 
 
 def _elementwise(kind: str) -> Lowering:

@@ -7,6 +7,7 @@ depends on a shape at run time. A text encoder's look-up (Gather, GatherND) stay
 from __future__ import annotations
 
 from edgediff.export.emit.graph import Node
+from edgediff.export.emit.integers import IntegerForm
 from edgediff.export.emit.onnx import Profile
 from edgediff.export.emit.onnx_builder import Builder
 from edgediff.export.emit.onnx_lowering import NEAREST
@@ -65,4 +66,6 @@ COREML_EP = Profile(
         "reverse": _reverse,
     },
     fixed=True,
+    # The provider has neither QuantizeLinear nor DequantizeLinear.
+    integers=IntegerForm(computes=False, stores=False),
 )

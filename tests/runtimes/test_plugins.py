@@ -42,6 +42,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
     made.get_library_path = lambda: "/nowhere"
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", made)
     monkeypatch.setattr(providers, "_registered", set())
+    monkeypatch.setattr(providers.openvino, "check_precision", lambda *arguments: None)
 
 
 def test_side_by_side() -> None:

@@ -1,0 +1,1 @@
+"""Bundles side by side: pictures, differences, latency, size."""

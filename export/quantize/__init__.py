@@ -1,0 +1,1 @@
+"""Turns a recorded model's layers into integers: plans, calibration, codes, receipts."""
