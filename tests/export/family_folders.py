@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +103,18 @@ def part(folder: Path, config: Mapping[str, Any], graphs: list[Graph], stem: str
     parameters = tuple({p.name: p for graph in graphs for p in graph.parameters}.values())
     write_random(folder / f"{stem}.safetensors", parameters, "float32", 7)
     return folder
+
+
+FAMILIES: dict[str, Callable[[Path], tuple[Path, dict[str, Any]]]] = {
+    "text": lambda p: (model_folder(p / "m"), {}),
+    "inpaint": lambda p: (model_folder(p / "m", unet={**TINY_UNET, "in_channels": 9}), {}),
+    "instruct": lambda p: (model_folder(p / "m", unet={**TINY_UNET, "in_channels": 8}), {}),
+    "xl": lambda p: (xl_folder(p / "m"), {}),
+    "refiner": lambda p: (xl_folder(p / "m", refiner=True), {}),
+    "controls": lambda p: (
+        model_folder(p / "m"),
+        {"controlnets": [str(control_folder(p / name)) for name in ("one", "two")]},
+    ),
+    "tiny autoencoder": lambda p: (model_folder(p / "m"), {"parts": {"vae": str(tiny_autoencoder(p / "t"))}}),
+}
+"""Model folders of every family that is drawn with, and how each is exported, by name."""

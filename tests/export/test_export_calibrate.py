@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from export_helpers import TINY_UNET, model_folder, write_safetensors
-from family_folders import change, control_folder, tiny_autoencoder, xl_folder
+from export_helpers import model_folder, write_safetensors
+from family_folders import FAMILIES, change
 
 from edgediff.bundle import Bundle
 from edgediff.errors import NumericError, UnsupportedError
@@ -53,20 +52,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
     folder = model_folder(tmp_path_factory.mktemp("calibrate") / "model")
     change(folder / "scheduler" / "scheduler_config.json", _class_name="DDIMScheduler")
     return built(folder)
-
-
-FAMILIES: dict[str, Callable[[Path], tuple[Path, dict[str, Any]]]] = {
-    "text": lambda p: (model_folder(p / "m"), {}),
-    "inpaint": lambda p: (model_folder(p / "m", unet={**TINY_UNET, "in_channels": 9}), {}),
-    "instruct": lambda p: (model_folder(p / "m", unet={**TINY_UNET, "in_channels": 8}), {}),
-    "xl": lambda p: (xl_folder(p / "m"), {}),
-    "refiner": lambda p: (xl_folder(p / "m", refiner=True), {}),
-    "controls": lambda p: (
-        model_folder(p / "m"),
-        {"controlnets": [str(control_folder(p / name)) for name in ("one", "two")]},
-    ),
-    "tiny autoencoder": lambda p: (model_folder(p / "m"), {"parts": {"vae": str(tiny_autoencoder(p / "t"))}}),
-}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from export_helpers import TINY_UNET, model_folder
-from family_folders import control_folder, tiny_autoencoder, xl_folder
+from export_helpers import model_folder
+from family_folders import FAMILIES
 
 import edgediff
 from edgediff import reference, retrace
@@ -48,20 +47,6 @@ def with_file(bundle: Path, data: bytes) -> Bundle:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
     return built(model_folder(tmp_path_factory.mktemp("record") / "model"))
-
-
-FAMILIES: dict[str, Callable[[Path], tuple[Path, dict[str, Any]]]] = {
-    "text": lambda p: (model_folder(p / "m"), {}),
-    "inpaint": lambda p: (model_folder(p / "m", unet={**TINY_UNET, "in_channels": 9}), {}),
-    "instruct": lambda p: (model_folder(p / "m", unet={**TINY_UNET, "in_channels": 8}), {}),
-    "xl": lambda p: (xl_folder(p / "m"), {}),
-    "refiner": lambda p: (xl_folder(p / "m", refiner=True), {}),
-    "controls": lambda p: (
-        model_folder(p / "m"),
-        {"controlnets": [str(control_folder(p / name)) for name in ("one", "two")]},
-    ),
-    "tiny autoencoder": lambda p: (model_folder(p / "m"), {"parts": {"vae": str(tiny_autoencoder(p / "t"))}}),
-}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
