@@ -1,9 +1,12 @@
-"""Export: seconds, peak memory and bytes for full-size models. ``python -m benchmarks.export onnx``.
+"""Export: seconds, peak memory and bytes for full-size models. ``python -m benchmarks.export onnx|coreml``.
 
-Makes the models (``benchmarks.full_size``), runs ``edgediff export onnx`` on each in a fresh process, checks
+Makes the models (``benchmarks.full_size``), runs ``edgediff export`` on each in a fresh process, checks
 included, and prints the median with its spread. The peak is the largest resident set of the process and of
-those it started; file pages that it maps count. ``--optimum PYTHON`` runs ``optimum-cli export onnx`` of
-another environment on the same folders, once (``--optimum-on``: those that its memory allows).
+those it started; file pages that it maps count.
+
+``onnx``: ``--optimum PYTHON`` runs ``optimum-cli export onnx`` of another environment on the same folders,
+once (``--optimum-on``: those that its memory allows). ``coreml``: each of ``--forms``, with and without a
+receipt (``benchmarks.coreml_export``).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import coreml_export
 from benchmarks.full_size import MODELS, make
 from benchmarks.machine import card
 
@@ -27,7 +31,7 @@ from benchmarks.machine import card
 def main() -> None:
     """Measure and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", choices=["onnx"])
+    parser.add_argument("target", choices=["onnx", "coreml"])
     parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=["sd15", "sdxl"])
     parser.add_argument(
         "--stored", choices=["float16", "float32"], default="float16", help="in the checkpoint"
@@ -37,8 +41,12 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="where models and bundles go (default: a new folder)")
     parser.add_argument("--optimum", metavar="PYTHON", help="interpreter of an environment with optimum-onnx")
     parser.add_argument("--optimum-on", nargs="+", choices=sorted(MODELS), default=["sd15"])
-    parser.add_argument("--out", type=Path, help="also write the record to this file")
+    coreml_export.add_options(parser)
+    parser.add_argument("--out", type=Path, help="also write the record to this file; coreml: add to it")
     options = parser.parse_args()
+    if options.target == "coreml":
+        coreml_export.main(options)
+        return
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         rows = [row for kind in options.models for row in _model(kind, Path(scratch), options)]
     record = {"machine": card(), "checkpoint": options.stored, "runs": options.runs, "exports": rows}

@@ -50,30 +50,32 @@ class Asked:
     steps: int
 
 
-def draw(pool: Pool, bundle: Path, asked: Asked, profile: str | None = None) -> Drawn:
+def draw(pool: Pool, bundle: Path, asked: Asked, profile: str | None = None, runtime: str = "auto") -> Drawn:
     """Draw and judge the scenes with a bundle; ``profile`` names a form other than the one a CPU gets."""
-    jobs = [(str(bundle), profile, asked, start) for start in range(0, asked.captions, BATCH)]
+    opened = (str(bundle), profile, runtime)
+    jobs = [(opened, asked, start) for start in range(0, asked.captions, BATCH)]
     done = pool.starmap(_batch, jobs, chunksize=1)
     right = tuple(mark for marks, _, _ in done for mark in marks)
     return Drawn(right, np.concatenate([d[1] for d in done]), np.concatenate([d[2] for d in done]))
 
 
-_OPENED: dict[tuple[str, str | None], Any] = {}  # one at a time
+_OPENED: dict[tuple[str, str | None, str], Any] = {}  # one at a time
 
 
-def _opened(bundle: str, profile: str | None) -> Any:
+def _opened(key: tuple[str, str | None, str]) -> Any:
     import edgediff
     from edgediff.bundle import Bundle
 
-    if (bundle, profile) not in _OPENED:
+    bundle, profile, runtime = key
+    if key not in _OPENED:
         for pipe in _OPENED.values():
             pipe.close()
         _OPENED.clear()
         opened = Bundle.open(bundle)
         if profile is not None:
             opened = replace(opened, profiles={"cpu": (profile,)})
-        _OPENED[bundle, profile] = edgediff.load(opened, device="cpu", threads=1)
-    return _OPENED[bundle, profile]
+        _OPENED[key] = edgediff.load(opened, device="cpu", runtime=runtime, threads=1)
+    return _OPENED[key]
 
 
 @cache
@@ -83,12 +85,12 @@ def _scenes(asked: Asked) -> list[Any]:
     return list(scenes(2026, asked.captions, asked.split))
 
 
-def _batch(bundle: str, profile: str | None, asked: Asked, start: int) -> tuple[list[bool], Array, Array]:
+def _batch(key: tuple[str, str | None, str], asked: Asked, start: int) -> tuple[list[bool], Array, Array]:
     from benchmarks.reference.judge import judge
     from benchmarks.reference.score import marks
     from edgediff.media import to_bytes
 
-    pipe = _opened(bundle, profile)
+    pipe = _opened(key)
     wanted = _scenes(asked)[start : start + BATCH]
     prompts = [scene.caption for scene in wanted]
     made = pipe(prompts, seed=start, num_inference_steps=asked.steps, output_type="latent").images

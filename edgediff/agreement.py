@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgediff.bundle import Bundle, Control, TensorSpec, Text
+from edgediff.bundle import COREML, Bundle, Control, TensorSpec, Text
 from edgediff.errors import BundleError
 
 
@@ -39,6 +39,7 @@ def check(bundle: Bundle) -> None:
     for control in bundle.controls:
         _check_control(bundle, control)
     _check_factors(bundle)
+    _check_pieces(bundle)
 
 
 RESIDUALS = {
@@ -102,7 +103,7 @@ def _check_text(bundle: Bundle, text: Text) -> None:
 def _output(bundle: Bundle, role: str, name: str) -> TensorSpec | None:
     """Return an output that the manifest names; None where no graph of this runtime is listed."""
     for spec in bundle.components.get(role, ()):
-        if spec.runtime == "onnxruntime" and spec.outputs:
+        if spec.runtime in ("onnxruntime", COREML) and spec.outputs:
             for tensor in spec.outputs:
                 if tensor.name == name:
                     return tensor
@@ -140,6 +141,18 @@ def _check_factors(bundle: Bundle) -> None:
                 if before is not None and after is not None and before * factor != after:
                     ratio = f"{before} to {after}"
                     _contradict(bundle, f"decoder ({axis})", ratio, f"model.latents.downscale of {factor}")
+
+
+def _check_pieces(bundle: Bundle) -> None:
+    """Graphs of ONNX are whole; the values that named dims may have are said of dims that are there."""
+    for role, specs in bundle.components.items():
+        for spec in specs:
+            if spec.stages and spec.runtime == "onnxruntime":
+                _contradict(bundle, role, f"{len(spec.stages)} stages", "its runtime, onnxruntime")
+            free = {dim for tensor in spec.inputs for dim in tensor.dims if isinstance(dim, str)}
+            for values in spec.extents:
+                if not values.keys() <= free:
+                    _contradict(bundle, role, f"extents of {sorted(values)}", f"its free dims {sorted(free)}")
 
 
 def _tensors(bundle: Bundle, role: str, which: str) -> Iterator[tuple[str, TensorSpec]]:

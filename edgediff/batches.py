@@ -8,7 +8,8 @@ import numpy as np
 
 from edgediff.bundle import TensorSpec
 from edgediff.errors import InputError
-from edgediff.runtime import Graph, Tensor
+from edgediff.extents import fits
+from edgediff.runtime import Graph, GraphInfo, Tensor
 
 
 def run(graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -21,6 +22,7 @@ def run(graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             sizes are others.
     """
     cut = _cut(graph.info.inputs, inputs)
+    _check_extents(graph.info, inputs)
     if cut is None:
         return graph(inputs)
     size, count = cut
@@ -55,3 +57,19 @@ def _cut(specs: Sequence[TensorSpec], inputs: Mapping[str, Tensor]) -> tuple[int
                 )
             found = (batch, len(given))
     return found
+
+
+def _check_extents(info: GraphInfo, inputs: Mapping[str, Tensor]) -> None:
+    """Refuse sizes that a graph of several does not list."""
+    if not info.extents:
+        return
+    for spec in info.inputs:
+        shape = inputs[spec.name].shape if spec.name in inputs else ()
+        bound = {dim: got for dim, got in zip(spec.dims, shape, strict=False) if isinstance(dim, str)}
+        if not fits(info.extents, bound):
+            names = sorted({dim for each in info.extents for dim in each if dim in bound})
+            known = [f"({', '.join(str(each.get(name, 'any')) for name in names)})" for each in info.extents]
+            raise InputError(
+                f"{spec.name}: this form of the graph takes {', '.join(names)} of "
+                f"{' or '.join(dict.fromkeys(known))}, not {shape}; ask for a size that it was made for."
+            )

@@ -16,6 +16,8 @@ from edgediff.errors import BundleError
 from edgediff.links import Receipt
 
 Dim = str | int
+COREML = "coreml"
+PACKAGES = (".mlpackage", ".mlmodelc")  # as Core ML reads them, and as it compiles them
 # What the tokenizer reads if it lies there.
 TOKENIZER_FILES = frozenset(
     ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
@@ -33,7 +35,12 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """One file that some runtime loads. ``inputs`` is empty where only the file itself says (no manifest)."""
+    """One file that some runtime loads. ``inputs`` is empty where only the file itself says (no manifest).
+
+    A network in several pieces has the first one as ``file`` and the later ones as ``stages``, each of which
+    is fed the call's inputs and what the pieces before it gave. ``extents`` are the only values that named
+    dims may have together, the default ones first; any values where there are none.
+    """
 
     runtime: str
     profile: str
@@ -44,6 +51,22 @@ class GraphSpec:
     weights: tuple[str, ...] = ()
     numerics: str | None = None  # "proven" or "unproven", for graphs stored in half precision
     requires: tuple[str, ...] = ()  # of the processor, as ``edgediff.cpu.features`` names it
+    stages: tuple[str, ...] = ()
+    extents: tuple[Mapping[str, int], ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that a runtime opens for it."""
+        return (self.file, *self.stages, *self.weights)
+
+
+def package_of(name: str) -> str | None:
+    """Return the folder of the Core ML package that a file of a bundle is in, None if it is in none."""
+    parts = name.split("/")
+    for i, part in enumerate(parts[:-1]):
+        if part.lower().endswith(PACKAGES):
+            return "/".join(parts[: i + 1])
+    return None
 
 
 def suits(spec: GraphSpec) -> bool:
@@ -194,7 +217,8 @@ class Bundle:
 
         A device takes the forms that ``profiles`` lists for it, then the portable one; ``auto`` is the CPU,
         for which forms that need more of the processor than it has are passed over.
-        A manifest without that table means that each runtime has one form: the first.
+        A manifest without that table means that each runtime has one form: the first. So do packages of Core
+        ML, whatever the table says of other graphs.
 
         Raises:
             BundleError: the bundle has none.
@@ -206,6 +230,8 @@ class Bundle:
             for spec in specs:
                 if spec.profile == profile and (device not in ("auto", "cpu") or suits(spec)):
                     return spec
+        if specs and all(spec.runtime == COREML for spec in specs):
+            return specs[0]
         have = ", ".join(
             f"{r} ({', '.join(f'{s.runtime}/{s.profile}' for s in g)})" for r, g in self.components.items()
         )
@@ -216,14 +242,16 @@ class Bundle:
     def verify(self, names: tuple[str, ...] | None = None) -> dict[Path, Receipt]:
         """Compare size and sha256 of all files (or of ``names``) with the manifest; return their receipts.
 
-        All files means: nothing else may lie in the folders of the listed ones, hidden files excepted.
+        All files means: nothing else may lie in the folders of the listed ones, nor anywhere in a package of
+        Core ML, hidden files excepted.
 
         Raises:
             IntegrityError: a file is missing or its bytes differ; the message names it.
             BundleError: a file lies there that the manifest does not list.
         """
         if names is None:
-            self._refuse_unlisted({name.rpartition("/")[0] for name in self.files} - {""})
+            folders = {name.rpartition("/")[0] for name in self.files} - {""}
+            self._refuse_unlisted(folders.union(*(self._inside(package) for package in self.packages)))
         found = {}
         for name in self.files if names is None else names:
             record = self.files[name]
@@ -242,9 +270,20 @@ class Bundle:
         if not self.files:
             beside = (self.path / spec.file).parent.glob("*")
             return links.receipts([file for file in beside if file.suffix != ".json" and file.is_file()])
-        names = (spec.file, *spec.weights)
+        names = spec.files
         chosen = names if verify else tuple(n for n in names if links.is_link(self.path / n, n))
         return {**links.receipts([self.path / name for name in names]), **self.verify(chosen)}
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Folders that Core ML takes as one model, from the bundle's own."""
+        found = (package_of(name) for name in self.files)
+        return tuple(dict.fromkeys(name for name in found if name is not None))
+
+    def _inside(self, package: str) -> set[str]:
+        """A package's folder and those in it, by their names in the bundle."""
+        folders = (path for path in (self.path / package).rglob("*") if path.is_dir())
+        return {package, *(path.relative_to(self.path).as_posix() for path in folders)}
 
     @property
     def text_roles(self) -> tuple[str, ...]:

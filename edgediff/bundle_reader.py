@@ -112,16 +112,28 @@ def _graphs(part: Fields) -> tuple[GraphSpec, ...]:
             outputs=_tensors(g, "outputs"),
             weights=tuple(
                 manifest.safe_name(w, f"{g.where}.weights")
-                for w in (g.texts("weights", 16) if "weights" in g else ())
+                for w in (g.texts("weights", 32) if "weights" in g else ())
             ),
             numerics=g.one_of("numerics", ("proven", "unproven")) if "numerics" in g else None,
             requires=g.texts("requires", 16) if "requires" in g else (),
+            stages=tuple(
+                manifest.safe_name(s, f"{g.where}.stages")
+                for s in (g.texts("stages", 8) if "stages" in g else ())
+            ),
+            extents=_extents(g),
         )
         for g in part.objects("graphs")
     )
     if not 1 <= len(specs) <= 32:
         raise BundleError(f"{part.where}.graphs: expected 1 to 32 graphs, found {len(specs)}.")
     return specs
+
+
+def _extents(graph: Fields) -> tuple[Mapping[str, int], ...]:
+    found = graph.objects("extents") if "extents" in graph else []
+    if len(found) > 32:
+        raise BundleError(f"{graph.where}.extents: expected at most 32 objects, found {len(found)}.")
+    return tuple({name: each.whole(name, 1, 1 << 40) for name in each.value} for each in found)
 
 
 def _tensors(graph: Fields, key: str) -> tuple[TensorSpec, ...]:
@@ -298,6 +310,6 @@ def _check_listed(
 ) -> None:
     for role, specs in components.items():
         for spec in specs:
-            for name in (spec.file, *spec.weights):
+            for name in spec.files:
                 if name not in files:
                     raise BundleError(f"{where}: {role} needs {name}, which is not among the listed files.")

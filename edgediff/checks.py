@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
-from edgediff import golden
-from edgediff.bundle import Bundle, TensorSpec
+from edgediff import extents, golden
+from edgediff.bundle import Bundle
 from edgediff.parts import Parts
 
 # Of the largest value. Other devices may compute in half precision, and say so nowhere.
@@ -18,7 +17,7 @@ _ON_CPU, _ELSEWHERE = 1e-3, 5e-2
 _INTEGERS = 0.5
 
 
-def check(bundle: Bundle, device: str = "auto") -> dict[str, Any]:
+def check(bundle: Bundle, device: str = "auto", runtime: str = "auto") -> dict[str, Any]:
     """Compare all files with the manifest, then load each graph on ``device`` and run it on golden inputs.
 
     One graph is held at a time; a bundle without golden values draws one small picture as well. The result:
@@ -34,12 +33,12 @@ def check(bundle: Bundle, device: str = "auto") -> dict[str, Any]:
     wanted = golden.read(bundle)
     shares: dict[str, float | None] = {}
     for role in bundle.components:
-        parts = Parts(bundle, device, verify=False)
+        parts = Parts(bundle, device, runtime, verify=False)
         try:
             graph = parts.graph(role)
             shares[role] = None
             entry = golden.chosen(wanted, role, graph.info.profile)
-            if entry is not None and _feedable(entry, graph.info.inputs):
+            if entry is not None and golden.feedable(entry, graph.info.inputs, graph.info.extents):
                 tolerance = _ON_CPU if graph.info.provider == "CPUExecutionProvider" else _ELSEWHERE
                 if graph.info.precision.partition("+")[0] in ("int8", "mixed"):
                     tolerance = max(tolerance, _INTEGERS)
@@ -48,29 +47,17 @@ def check(bundle: Bundle, device: str = "auto") -> dict[str, Any]:
         finally:
             parts.close()
     if None in shares.values() and (not bundle.tasks or "text2image" in bundle.tasks):
-        _draw(bundle, device)
+        _draw(bundle, device, runtime)
     return {"files": len(bundle.files), "graphs": shares}
 
 
-def _feedable(entry: dict[str, Any], inputs: Sequence[TensorSpec]) -> bool:
-    """Whether a graph takes inputs of the golden shapes; one of fixed size may not."""
-    for spec in inputs:
-        if spec.name not in entry["inputs"]:
-            return False
-        _, shape = entry["inputs"][spec.name]
-        if len(shape) != len(spec.dims):
-            return False
-        if any(isinstance(d, int) and d != n for d, n in zip(spec.dims, shape, strict=True)):
-            return False
-    return True
-
-
-def _draw(bundle: Bundle, device: str) -> None:
+def _draw(bundle: Bundle, device: str, runtime: str) -> None:
     """One small picture in one step, for a bundle without golden values."""
     from edgediff.pipeline import load
 
-    sizes: dict[str, Any] = {a: max(f, 64) // f * f for a, f in bundle.latents.downscale.items()}
-    with load(bundle, device=device, verify=False) as pipe, warnings.catch_warnings():
+    small = {axis: max(factor, 64) // factor * factor for axis, factor in bundle.latents.downscale.items()}
+    sizes: dict[str, Any] = extents.nearest(bundle, small)
+    with load(bundle, device=device, runtime=runtime, verify=False) as pipe, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one step is none of the model's own settings
         chosen: dict[str, Any] = {"num_inference_steps": 1, "seed": 0, "guidance_scale": 1.0, **sizes}
         drawn = pipe("", output_type="np", **chosen).images

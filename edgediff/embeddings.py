@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgediff import chunks
-from edgediff.bundle import TensorSpec, TextEncoder
+from edgediff.bundle import TensorSpec, TextEncoder, package_of
 from edgediff.errors import BundleError, InputError, NumericError, UnsupportedError
 from edgediff.manifest import read_json
 from edgediff.parts import Parts
@@ -237,7 +237,9 @@ def _run(parts: Parts, encoder: TextEncoder, ids: NDArray[np.int64], output: str
 
 def _check_vocabulary(parts: Parts, role: str, ids: NDArray[Any]) -> None:
     """An id without a row in the embedding is an error here: some devices answer it with other numbers."""
-    file = parts.bundle.path / PurePosixPath(parts.bundle.graph(role).file).parent / "config.json"
+    place = parts.bundle.graph(role).file
+    folder = PurePosixPath(place).parent if package_of(place) is None else role  # none lies in a package
+    file = parts.bundle.path / folder / "config.json"
     config = read_json(file) if file.is_file() else {}
     rows = config.get("vocab_size") if isinstance(config, dict) else None
     if isinstance(rows, int) and ids.max() >= rows:

@@ -9,13 +9,16 @@ equal steps over the tensor, last axis fastest; integers are 0, 1, 0, 1, ...
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgediff.bundle import Bundle
+from edgediff.bundle import Bundle, TensorSpec
 from edgediff.errors import BundleError, CheckFailed
+from edgediff.extents import fits
 from edgediff.manifest import Fields, read_json
 from edgediff.runtime import Tensor
 
@@ -64,6 +67,41 @@ def chosen(entries: Mapping[str, dict[str, Any]], role: str, profile: str) -> di
     return entries.get(f"{role}@{profile}", entries.get(role))
 
 
+def feedable(
+    entry: Mapping[str, Any], inputs: Sequence[TensorSpec], extents: Sequence[Mapping[str, int]] = ()
+) -> bool:
+    """Return whether a graph takes inputs of the golden shapes; one of fixed sizes may not."""
+    for spec in inputs:
+        if spec.name not in entry["inputs"]:
+            return False
+        _, shape = entry["inputs"][spec.name]
+        if len(shape) != len(spec.dims):
+            return False
+        named = {dim: size for dim, size in zip(spec.dims, shape, strict=True) if isinstance(dim, str)}
+        if any(isinstance(d, int) and d != n for d, n in zip(spec.dims, shape, strict=True)):
+            return False
+        if not fits(extents, named):
+            return False
+    return True
+
+
+def psnr_db(wanted: Mapping[str, Any], found: Mapping[str, Tensor]) -> float:
+    """Return the smallest ratio of an output's largest value to its error at the golden places, in decibel.
+
+    It is infinite where all are equal, and minus infinite where an output is not finite or of another shape.
+    """
+    worst = math.inf
+    for name, each in wanted["outputs"].items():
+        value = found[name]
+        if list(value.shape) != each["shape"] or not np.isfinite(value).all():
+            return -math.inf
+        error = value.astype(np.float64).ravel()[_places(value.size)] - each["values"]
+        mean = float(np.square(error).mean())
+        peak = float(each["scale"]) or 1.0
+        worst = min(worst, math.inf if mean == 0 else 10 * math.log10(peak**2 / mean))
+    return worst
+
+
 def compare(wanted: Mapping[str, Any], found: Mapping[str, Tensor], tolerance: float, where: str) -> float:
     """Return the largest difference from the golden values, as a share of the output's largest value.
 
@@ -96,9 +134,16 @@ def read(bundle: Bundle) -> dict[str, dict[str, Any]]:
     Raises:
         BundleError: the file is not what the format says.
     """
-    if FILE not in bundle.files:
-        return {}
-    root = Fields(read_json(bundle.path / FILE, limit=_LIMIT), str(bundle.path / FILE))
+    return read_file(bundle.path / FILE) if FILE in bundle.files else {}
+
+
+def read_file(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the golden entries in ``file``; see :func:`read`.
+
+    Raises:
+        BundleError: the file is not what the format says.
+    """
+    root = Fields(read_json(file, limit=_LIMIT), str(file))
     if root.text("format") != FORMAT:
         raise BundleError(f"{root.where}.format: {root.text('format')!r}; this edgediff reads {FORMAT}.")
     return {role: _checked(graph) for role, graph in root.items("graphs")}

@@ -120,11 +120,11 @@ def _check_values(value: Any, where: str) -> None:
 def safe_name(name: str, where: str) -> str:
     """Return a path inside the bundle, or raise BundleError if it could lead anywhere else on any system.
 
-    Up to three components of letters, digits, dot, dash and underscore; none starts with a dot, ends with
+    Up to eight components of letters, digits, dot, dash and underscore; none starts with a dot, ends with
     one, or is a Windows device name.
     """
     parts = name.split("/")
-    good = len(name) <= 256 and len(parts) <= 3
+    good = len(name) <= 256 and len(parts) <= 8
     good = good and all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", part) for part in parts)
     good = good and not any(p.endswith(".") or p.split(".")[0].lower() in _DEVICE_NAMES for p in parts)
     if not good:

@@ -46,7 +46,7 @@ class Parts:
     Args:
         bundle: where the graphs are.
         device: a device for all, or ``ROLE=DEVICE,...``.
-        runtime: the runtime's name; ``onnxruntime`` unless given.
+        runtime: the runtime's name; ``auto`` is that of the bundle's graphs, ONNX Runtime if it has both.
         options: handed to the runtime as they are (``threads``, ...).
         verify: compare sha256 before the first use of each file; that of links is compared always.
     """
@@ -55,13 +55,13 @@ class Parts:
         self,
         bundle: Bundle,
         device: str = "auto",
-        runtime: str = "onnxruntime",
+        runtime: str = runtimes.AUTO,
         options: Mapping[str, Any] | None = None,
         verify: bool = True,
     ) -> None:
         self.bundle = bundle
         self._devices = parse_devices(device)
-        self._runtime = runtime
+        self._runtime = runtimes.chosen(runtime, bundle)
         self._options = dict(options or {})
         self._verify = verify
         self._graphs: dict[str, Graph] = {}
@@ -102,11 +102,10 @@ class Parts:
             pool.shutdown(wait=False)
 
     def _load(self, role: str) -> Graph:
-        # Fakes read no files of ours, so they may name a runtime that the manifest does not.
         device = self._devices.get(role, self._devices[""])
-        spec = self.bundle.graph(role, self._runtime if self._runtime == "onnxruntime" else None, device)
-        receipts = self.bundle.admit(spec, self._verify)
         backend = runtimes.find(self._runtime)
+        spec = self.bundle.graph(role, runtimes.reads(backend, self._runtime), device)
+        receipts = self.bundle.admit(spec, self._verify)
         graph = backend.load(spec, self.bundle.path / spec.file, device, self._options, {})
         try:
             links.check_same(receipts)  # what was loaded is what was compared

@@ -57,8 +57,8 @@ class Pipeline:
         bundle: folder of the bundle, or an opened one; the embedded model unless given.
         device: ``auto``, ``cpu``, ``cuda``, ``coreml``, ``openvino``, ``webgpu``, or by part
             (``denoiser=cuda,decoder=cpu``). A device that is named is used or is an error; ``auto`` is the
-            CPU.
-        runtime: a runtime outright (``onnxruntime``, ``null``, ``recorded``).
+            CPU, or what packages of Core ML were made for; they take ``coreml-ne``, ``-gpu``, ``-cpu``.
+        runtime: a runtime outright (``onnxruntime``, ``coreml``, ``mil``, ``null``, ``recorded``).
         threads: threads inside a graph; the cores this process may use unless given.
         verify: compare each file's sha256 with the manifest before its first use.
 
@@ -72,7 +72,7 @@ class Pipeline:
         bundle: str | Path | Bundle | None = None,
         *,
         device: str = "auto",
-        runtime: str = "onnxruntime",
+        runtime: str = "auto",
         threads: int | None = None,
         verify: bool = True,
     ) -> None:

@@ -101,7 +101,9 @@ def walk(
         yield Drawn(x, None if shown is None else media.to_bytes(shown)[0])
 
 
-def measure(bundle: Bundle, device: str = "auto", report: Say | None = None) -> dict[str, Any]:
+def measure(
+    bundle: Bundle, device: str = "auto", report: Say | None = None, runtime: str = "auto"
+) -> dict[str, Any]:
     """Say how far ``bundle`` is from its float parent, by what was recorded of the parent at export.
 
     The result: ``components``, by role ``snr_db`` and ``psnr_db`` (the worst of its outputs, each over all
@@ -119,19 +121,22 @@ def measure(bundle: Bundle, device: str = "auto", report: Say | None = None) -> 
     for role in [role for role in bundle.components if role in seen]:
         if report is not None:
             report(f"comparing {role}")
-        components[role] = compare(bundle, role, [p for p in record.passes if p.role == role], device)
+        passes = [each for each in record.passes if each.role == role]
+        components[role] = compare(bundle, role, passes, device, runtime)
     if report is not None:
         report(f"drawing {len(record.calls)} results at equal seeds")
-    return {"components": components, **drawn(bundle, record, device)}
+    return {"components": components, **drawn(bundle, record, device, runtime)}
 
 
-def compare(bundle: Bundle, role: str, passes: Sequence[Pass], device: str = "auto") -> dict[str, Any]:
+def compare(
+    bundle: Bundle, role: str, passes: Sequence[Pass], device: str = "auto", runtime: str = "auto"
+) -> dict[str, Any]:
     """Run recorded passes of one role; see :func:`measure`.
 
     Raises:
         BundleError: the graph is refused. CheckFailed: its inputs or shapes are others.
     """
-    parts = Parts(bundle, device, verify=False)
+    parts = Parts(bundle, device, runtime, verify=False)
     try:
         info = parts.graph(role).info
         tallies: dict[str, Tally] = {}
@@ -161,9 +166,9 @@ def _feeds(each: Pass, inputs: Sequence[TensorSpec], where: str) -> dict[str, Ar
     return {spec.name: each.inputs[spec.name].astype(spec.dtype, copy=False) for spec in inputs}
 
 
-def drawn(bundle: Bundle, record: Record, device: str = "auto") -> dict[str, Any]:
+def drawn(bundle: Bundle, record: Record, device: str = "auto", runtime: str = "auto") -> dict[str, Any]:
     """Draw the calls of a record and compare what comes out; see :func:`measure`."""
-    parts = Lean(bundle, device, verify=False)
+    parts = Lean(bundle, device, runtime, verify=False)
     tally = Tally()
     pictures: list[NDArray[np.uint8]] = []
     wanted = [call.picture for call in record.calls if call.picture is not None]

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff.bundle import GraphSpec, TensorSpec
+from edgediff.bundle import COREML, Bundle, GraphSpec, TensorSpec
 from edgediff.errors import InputError, UnsupportedError
 
 Tensor = NDArray[Any]
@@ -26,7 +26,8 @@ Tensor = NDArray[Any]
 @dataclass(frozen=True, slots=True)
 class GraphInfo:
     """What a loaded graph is and where its nodes run. ``load_seconds`` is the time of loading,
-    ``profile`` the form of the graph (``portable``, ``ort-cpu``, ...)."""
+    ``profile`` the form of the graph (``portable``, ``ort-cpu``, ...), ``extents`` the only values that named
+    dims may have together (see :class:`~edgediff.bundle.GraphSpec`)."""
 
     runtime: str
     device: str
@@ -37,6 +38,7 @@ class GraphInfo:
     nodes: Mapping[str, int] = field(default_factory=dict)
     load_seconds: float = 0.0
     profile: str = ""
+    extents: tuple[Mapping[str, int], ...] = ()
 
 
 class Graph(Protocol):
@@ -59,7 +61,11 @@ class Graph(Protocol):
 
 
 class Runtime(Protocol):
-    """Loads graphs on devices."""
+    """Loads graphs on devices.
+
+    Its attribute ``reads`` says which graphs those are, by the ``runtime`` that a manifest names for them;
+    None is all of them. Without the attribute it is the runtime's own name.
+    """
 
     def devices(self) -> Sequence[str]:
         """Return the names that ``device`` may take here and now, the default first."""
@@ -125,6 +131,23 @@ def find(name: str) -> Runtime:
             found: Runtime = point.load()()
             return found
     raise InputError(f"runtime {name!r} is unknown; choose one of {', '.join(names())}.")
+
+
+AUTO = "auto"
+
+
+def chosen(name: str, bundle: Bundle) -> str:
+    """Return the runtime that ``name`` means for a bundle; ``auto`` is that of its graphs, ONNX's first."""
+    if name != AUTO:
+        return name
+    kinds = {spec.runtime for specs in bundle.components.values() for spec in specs}
+    return COREML if COREML in kinds and "onnxruntime" not in kinds else "onnxruntime"
+
+
+def reads(backend: Runtime, name: str) -> str | None:
+    """Return which graphs the runtime ``name`` loads; see :class:`Runtime`."""
+    found: str | None = getattr(backend, "reads", name)
+    return found
 
 
 def fitted(value: float, spec: TensorSpec, batch: int) -> Tensor:

@@ -74,13 +74,14 @@ def assemble(asked: Asked, report: Callable[[str], None] | None = None) -> Assem
         prediction_type=asked.prediction_type, tokenizer=asked.tokenizer, report=report,
     )  # fmt: skip
     parts, controls = _parts(asked, source, report)
-    notes = list(source.notes)
+    notes, applied = list(source.notes), source.recipe
     # A single file has no tokenizer of its own: it was opened with this one, and knows how each is padded.
     words = None if asked.tokenizer is None or source.where.is_file() else Path(asked.tokenizer)
     if parts or controls or words is not None:
         source = Replaced.of(source, parts, controls, words)
-    recipe = named(asked.recipe) if asked.recipe is not None else None
-    if asked.recipe is None:
+    chosen = applied if asked.recipe is None else asked.recipe
+    recipe = None if chosen is None else named(chosen)
+    if chosen is None:
         hints = [f"{hint} adapter" for hint in map(recipe_hint, adapters) if hint is not None]
         told = recognised(source.scheduler(), _embeds_guidance(source), [*_names(source), *hints])
         if told is not None:

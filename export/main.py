@@ -19,6 +19,7 @@ from edgediff.export.forms import DEFAULT_PROFILES, forms_of, profiles_of
 from edgediff.export.json_files import dump_json
 from edgediff.export.quantize import driver
 from edgediff.export.quantize.driver import Quantizing
+from edgediff.export.quantize.prompts import own_files
 from edgediff.export.sources import FolderSource, Source
 from edgediff.export.write import MANIFEST, check_space, check_target, new_folder
 
@@ -71,7 +72,7 @@ def export_onnx(
         found = assemble(Asked(model, **choices), say)
         if found.source.pipeline not in stable_diffusion.PIPELINES and isinstance(found.source, FolderSource):
             return others.traced(found.source, target, dtype, overwrite, say, dry_run, asked)
-        built = _build(found)
+        built = build(found)
         for note in built.notes:
             say(f"note: {note}")
         if dry_run:
@@ -90,7 +91,12 @@ def export_onnx(
         raise ResourceError(f"{model}: the machine has too little memory for its largest tensor.") from None
 
 
-def _build(found: Assembled) -> Model:
+def build(found: Assembled) -> Model:
+    """Record every network of what was assembled.
+
+    Raises:
+        UnsupportedError: the model is of a kind that is not covered. SourceError: it is damaged.
+    """
     source = found.source
     if source.pipeline not in stable_diffusion.PIPELINES:
         covered = ", ".join(stable_diffusion.PIPELINES)
@@ -99,7 +105,8 @@ def _build(found: Assembled) -> Model:
         )
     model = stable_diffusion.build(source, found.recipe)
     source.finish()
-    return replace(model, notes=(*found.notes, *model.notes))
+    files = {**model.files, **own_files(source)}
+    return replace(model, files=files, notes=(*found.notes, *model.notes))
 
 
 def _write(

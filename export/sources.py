@@ -13,6 +13,8 @@ from edgediff.errors import InputError, SourceError, UnsupportedError
 from edgediff.export.json_files import read_json
 from edgediff.export.tensors import TensorFiles, Tensors
 
+EMBEDDED = "embedded"
+"""What names the model that comes with the library, where no such path exists."""
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _SEVERAL = "MultiControlNetModel"
 _STEMS = ("diffusion_pytorch_model", "model")
@@ -95,6 +97,11 @@ class Source:
     def tokenizer(self, name: str = "tokenizer") -> Path:
         """The folder of a tokenizer's files."""
         raise NotImplementedError
+
+    @property
+    def recipe(self) -> str | None:
+        """The few-step recipe that was applied to it already; None where nothing says so."""
+        return None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -186,6 +193,10 @@ def open_source(
     if revision is not None:
         raise InputError(f"{path}: has no revision {revision!r}; revisions are for models on the hub.")
     folder = Path(path)
+    if path == EMBEDDED and not folder.exists():
+        from edgediff import pipeline
+
+        folder = pipeline.EMBEDDED
     if folder.is_file():
         if folder.suffix.lower() in PICKLES:
             raise SourceError(pickled(folder))
@@ -196,6 +207,10 @@ def open_source(
         raise InputError(f"{path}: no such folder. Give a local model folder (with model_index.json).")
     if not (folder / "model_index.json").is_file():
         raise SourceError(f"{path}: holds no model_index.json. Give the folder that does.")
+    from edgediff.export.bundle_source import is_bundle, open_bundle  # it needs Source
+
+    if is_bundle(folder):
+        return open_bundle(folder)
     return FolderSource(folder, read_json(folder / "model_index.json"), variant=variant)
 
 

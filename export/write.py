@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 from edgediff.errors import BusyError, InputError, ResourceError
 
 MANIFEST = "edgediff.json"
+SUMMARY = "edgediff-export.json"
+"""What a folder of another layout than a bundle's has in the manifest's place."""
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -80,7 +82,8 @@ def check_target(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise InputError(f"{out} exists already. Give another name, or --overwrite to replace it.")
     empty = out.is_dir() and not any(out.iterdir())
-    if out.is_symlink() or not (empty or (out / MANIFEST).is_file()):
+    ours = any((out / name).is_file() for name in (MANIFEST, SUMMARY))
+    if out.is_symlink() or not (empty or ours):
         raise InputError(f"{out} is not a bundle and is not replaced. Give another name.")
 
 

@@ -23,6 +23,8 @@ class NullRuntime:
     """Option ``scale``: how many result units make a latent unit, for dims that no input carries (default
     8)."""
 
+    reads = None  # whatever a graph is of
+
     def devices(self) -> Sequence[str]:
         return ("cpu",)
 

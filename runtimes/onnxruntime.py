@@ -47,6 +47,8 @@ class OnnxRuntime:
     that the caller made itself.
     """
 
+    reads = "onnxruntime"
+
     def devices(self) -> Sequence[str]:
         """Return the devices for which this machine has a provider, ``cpu`` first."""
         return providers.devices()

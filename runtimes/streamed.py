@@ -35,6 +35,8 @@ class StreamedRuntime:
     """Options: ``budget`` (bytes of weights at a time), ``threads``, and ``observe``, a function that is
     called with name and value of all that nodes make of the inputs, in order."""
 
+    reads = "onnxruntime"
+
     def devices(self) -> Sequence[str]:
         return ("cpu",)
 

@@ -107,7 +107,7 @@ def set_up(with_torch: bool) -> Path:
     # PyTorch first and by itself, so that nothing else decides which build of it comes.
     # diffusers asks for scipy where it lays out beta sigmas, and for LMS; for peft where it reads adapters.
     wanted = [["torch"], ["diffusers", "transformers", "peft", "scipy"]] if with_torch else []
-    wanted += [["setuptools", *groups["dev"]], ["--no-build-isolation", "--editable", ".[export]"]]
+    wanted += [["setuptools", *groups["dev"]], ["--no-build-isolation", "--editable", ".[export,coreml]"]]
     return installed(VENV, CONSTRAINTS, wanted)
 
 

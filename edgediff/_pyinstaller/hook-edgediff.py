@@ -1,5 +1,6 @@
 """Runtimes and samplers are imported by name, so a freezer cannot see them; the embedded model is data."""
 
+import sys
 from pathlib import Path
 
 from PyInstaller.utils.hooks import get_package_paths
@@ -10,6 +11,7 @@ hiddenimports = [
     "edgediff.pipeline",
     "edgediff.prompt",
     "edgediff.runtimes.onnxruntime",
+    *(f"edgediff.runtimes.{module}" for module in ("coreml", "_coreml_child") if sys.platform == "darwin"),
     *(f"edgediff.samplers.{f.stem}" for f in (_PACKAGE / "samplers").glob("[!_]*.py")),
     "onnxruntime",
     "tokenizers",

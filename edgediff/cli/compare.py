@@ -30,7 +30,7 @@ Examples:
 @click.option("-W", "--width", type=int, help="Pixels, instead of the bundles' own.")
 @click.option("--rounds", type=int, default=3, show_default=True, help="Turns of each bundle.")
 @click.option("--device", default="auto", show_default=True, help="As for run.")
-@click.option("--runtime", default="onnxruntime", show_default=True, help="Name a runtime outright.")
+@click.option("--runtime", default="auto", show_default=True, help="Name a runtime outright.")
 @click.option("-t", "--threads", type=int, help="Threads in a graph; the usable cores unless given.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the paths alone; no progress.")

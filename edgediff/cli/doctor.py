@@ -8,6 +8,8 @@ import importlib.util
 import json
 import os
 import platform
+import subprocess
+import sys
 from typing import Any
 
 import click
@@ -31,12 +33,15 @@ def command(as_json: bool) -> None:
         "telemetry": _telemetry(),
     }
     faults = _faults(facts)
+    facts["coreml"] = _coreml(faults)
     facts["faults"] = faults
     if as_json:
         click.echo(json.dumps(facts))
     else:
         for name in ("python", "system", "threads", "telemetry", "devices"):
             click.echo(f"{name:<12} {facts[name]}")
+        for name, line in facts["coreml"].items():
+            click.echo(f"{f'coreml {name}':<12} {line}")
         for name, version in facts["packages"].items():
             click.echo(f"{name:<24} {version or '-'}")
     if faults and as_json:  # they stand in the object
@@ -68,6 +73,38 @@ def _faults(facts: dict[str, Any]) -> list[str]:
     if not EMBEDDED.is_dir():
         faults.append("the embedded model is missing; repair: pip install --force-reinstall edgediff")
     return faults
+
+
+def _coreml(faults: list[str]) -> dict[str, str]:
+    """Say whether packages of Core ML can be made and run here; a broken coremltools becomes a fault."""
+    from edgediff.cli.devices import coreml_devices
+
+    here = f"Python {sys.version_info[0]}.{sys.version_info[1]}, {platform.system()} {platform.machine()}"
+    if importlib.util.find_spec("coremltools") is None:
+        export = "no: pip install 'edgediff[coreml]'"
+        if not _has_wheel():
+            export = f"no: coremltools needs Python 3.11 to 3.13 on Linux x86-64 or macOS, this is {here}"
+    else:
+        # In a process of its own: importing it takes seconds, imports PyTorch where that is, and may abort.
+        done = subprocess.run(
+            [sys.executable, "-c", "import coremltools"], capture_output=True, text=True, check=False
+        )
+        export = "yes"
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1][:200]
+            export = f"no: coremltools cannot be imported ({reason})"
+            faults.append(f"{export[4:]}; repair: pip install --force-reinstall 'edgediff[coreml]'")
+    found = coreml_devices()
+    if not found and sys.platform != "darwin":
+        return {"export": export, "run": "no: Core ML runs on macOS alone; --runtime mil is a slow reference"}
+    return {"export": export, "run": f"on {', '.join(found)}" if found else "no: it needs coremltools"}
+
+
+def _has_wheel() -> bool:
+    """Whether coremltools is published for this interpreter."""
+    machine = platform.machine().lower()
+    fits = sys.platform == "darwin" or (sys.platform == "linux" and machine in ("x86_64", "amd64"))
+    return fits and (3, 11) <= sys.version_info[:2] <= (3, 13)
 
 
 def _version(name: str) -> str | None:

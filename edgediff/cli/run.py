@@ -67,7 +67,7 @@ Examples:
 @click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, ..., or PART=DEVICE,PART=DEVICE."
 )
-@click.option("--runtime", default="onnxruntime", show_default=True, help="Name a runtime outright.")
+@click.option("--runtime", default="auto", show_default=True, help="Name a runtime outright.")
 @click.option("-t", "--threads", type=int, help="Threads in a graph; the usable cores unless given.")
 @click.option("--no-metadata", is_flag=True, help="Write no prompt and no parameters into the file.")
 @click.option("--strict", is_flag=True, help="End with status 3 if a picture is a single flat colour.")

@@ -1,10 +1,11 @@
-"""``edgediff show``: what a bundle holds, read from its manifest alone."""
+"""``edgediff show``: what a bundle holds, read from its manifest, and from its Core ML packages if any."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,11 +18,21 @@ import click
 @click.option("--steps", type=int, help="With --table: another number of steps than the bundle's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(bundle: str | None, table: bool, sampler: str | None, steps: int | None, as_json: bool) -> None:
-    """Print what BUNDLE (the embedded model unless given) holds: facts, defaults, graphs and files."""
-    from edgediff.bundle import Bundle
+    """Print what BUNDLE (the embedded model unless given) holds: facts, defaults, graphs and files.
+
+    It may also be a Core ML package, a folder NAME.mlpackage: then its inputs, operations and weights, and
+    which operations may leave the Neural Engine.
+    """
+    from edgediff.bundle import COREML, Bundle
+    from edgediff.cli import show_package
     from edgediff.cli.pull import bundle_path
     from edgediff.pipeline import EMBEDDED
 
+    if bundle is not None and show_package.is_package(bundle):
+        if table or sampler is not None or steps is not None:
+            raise click.UsageError("A Core ML package has no sampler; --table wants a bundle.")
+        show_package.show(Path(bundle), as_json)
+        return
     found = Bundle.open(EMBEDDED if bundle is None else bundle_path(bundle, as_json))
     if table:
         click.echo(_table(found, sampler, steps), nl=False)
@@ -62,6 +73,9 @@ def command(bundle: str | None, table: bool, sampler: str | None, steps: int | N
             for arrow, tensors in (("<-", graph.inputs), ("->", graph.outputs)):
                 for t in tensors:
                     click.echo(f"      {arrow} {t.name}: {t.dtype} [{', '.join(map(str, t.dims))}]")
+            if graph.runtime == COREML:
+                for line in show_package.graph_lines(found.path, graph):
+                    click.echo(f"      {line}")
     if found.quality:
         from edgediff.cli import receipt
 
@@ -73,6 +87,8 @@ def command(bundle: str | None, table: bool, sampler: str | None, steps: int | N
 
 
 def _facts(found: Any) -> dict[str, Any]:
+    from edgediff.cli import show_package
+
     return {
         "path": str(found.path),
         "format_version": found.format_version,
@@ -97,6 +113,7 @@ def _facts(found: Any) -> dict[str, Any]:
                     "profile": g.profile,
                     "precision": g.precision,
                     "numerics": g.numerics,
+                    **show_package.graph_facts(found.path, g),
                 }
                 for g in graphs
             ]

@@ -16,6 +16,7 @@ from edgediff.errors import CheckFailed, ResourceError, UnsupportedError
 @click.command(short_help="Check a bundle's files, graphs and one pass of each.")
 @click.argument("bundle", required=False)
 @click.option("--device", default="auto", show_default=True, help="Where the graphs run.")
+@click.option("--runtime", default="auto", show_default=True, help="What runs them; mil runs Core ML here.")
 @click.option(
     "--numerics",
     is_flag=True,
@@ -30,8 +31,8 @@ from edgediff.errors import CheckFailed, ResourceError, UnsupportedError
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(
-    bundle: str | None, device: str, numerics: bool, memory: float | None, record: bool, quality: bool,
-    as_json: bool,
+    bundle: str | None, device: str, runtime: str, numerics: bool, memory: float | None, record: bool,
+    quality: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare every file of BUNDLE with its manifest, scan and load every graph, run each once, and compare
     with the golden values of its export.
@@ -52,9 +53,9 @@ def command(
         _numerics(found, memory, record, as_json)
         return
     if quality:
-        _quality(found, device, as_json)
+        _quality(found, device, runtime, as_json)
         return
-    result = checks.check(found, device)
+    result = checks.check(found, device, runtime)
     if as_json:
         click.echo(json.dumps({"bundle": str(found.path), "ok": True, **result}))
         return
@@ -63,13 +64,13 @@ def command(
     click.echo(f"{found.path}: {result['files']} files match, {len(result['graphs'])} graphs ran, {worst}")
 
 
-def _quality(found: Any, device: str, as_json: bool) -> None:
+def _quality(found: Any, device: str, runtime: str, as_json: bool) -> None:
     """Compare all files with the manifest, then what the bundle gives with what its float parent gave."""
     from edgediff import retrace
     from edgediff.cli import receipt
 
     found.verify()
-    result = retrace.measure(found, device, report=receipt.say)
+    result = retrace.measure(found, device, report=receipt.say, runtime=runtime)
     floors = found.quality.get("floors") or {}
     reasons = retrace.below(result, floors)
     if as_json:

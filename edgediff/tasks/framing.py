@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgediff import extents
 from edgediff.bundle import Bundle
 from edgediff.errors import InputError
 from edgediff.media import per_255, to_bytes
@@ -46,7 +47,10 @@ def framed(
     if fit is None:
         size = check.sizes(bundle, {axis: own[axis] if asked[axis] is None else asked[axis] for axis in own})
     else:
-        size = check.sizes(bundle, {axis: _wanted(bundle, axis, asked, own) for axis in own})
+        wanted = {axis: _wanted(bundle, axis, asked, own) for axis in own}
+        if height is None and width is None:
+            wanted = extents.nearest(bundle, wanted)
+        size = check.sizes(bundle, wanted)
     for picture in given:
         found = dict(zip(size, picture.shape[:2], strict=True))
         if found != size and fit is None:

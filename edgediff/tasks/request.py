@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from edgediff import extents
 from edgediff.bundle import Bundle
 from edgediff.errors import InputError
 from edgediff.noise import SOURCES, Noise, PerPicture, checked_seed
@@ -125,7 +126,8 @@ def sizes(bundle: Bundle, asked: Mapping[str, int | None]) -> dict[str, int]:
     """Return the result's size by axis: as asked, else the bundle's default.
 
     Raises:
-        InputError: a size is no multiple of the model's factor; the message names the nearest that is.
+        InputError: a size is no multiple of the model's factor; the message names the nearest that is. Or
+            the bundle's graphs were made for other sizes; the message names them.
     """
     found: dict[str, int] = {}
     for axis, factor in bundle.latents.downscale.items():
@@ -140,6 +142,7 @@ def sizes(bundle: Bundle, asked: Mapping[str, int | None]) -> dict[str, int]:
             nearest = min(max(factor, round(value / factor) * factor), MAX_SIZE // factor * factor)
             raise InputError(f"{axis}: {value} is no multiple of {factor}; the nearest is {nearest}.")
         found[axis] = int(value)
+    extents.check(bundle, found)
     return found
 
 

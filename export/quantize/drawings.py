@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, log10
 from typing import Any
@@ -25,11 +25,13 @@ from edgediff.export.quantize.trials import Trials
 from edgediff.runtime import Graph, Tensor
 
 Array = np.ndarray[Any, Any]
+Distance = Callable[[Sequence[Array], Sequence[Array]], float]
 PICTURES = ("decoder", "encoder")
 """Roles that are judged by what they give; all others by the latents that are drawn with them."""
 _SIDE = 256  # pixels of a side that decoders and encoders are judged on: what they do is local
 _SHOWN = 8
 _WORST = 1e9  # stands for an error that is not finite
+_LEAST = 1e-15  # stands for no error where a logarithm is taken
 _BATCH = 16
 _FEW = 2
 
@@ -52,12 +54,24 @@ def decibel(error: float) -> float:
 
 
 class Drawings:
-    """What the float parent draws from ``prompts``, to be compared with; its graphs are lent to trials."""
+    """What the float parent draws from ``prompts``, to be compared with; its graphs are lent to trials.
+
+    ``typical``: the error of latents is the geometric mean of the pictures', not their mean, which one
+    picture that turned into another decides over. It ranks layers alike from other prompts, but the sum of
+    such errors is smaller than the error of the whole.
+    """
 
     def __init__(
-        self, trials: Trials, prompts: Sequence[str], walk: Walk, threads: int | None = None
+        self,
+        trials: Trials,
+        prompts: Sequence[str],
+        walk: Walk,
+        threads: int | None = None,
+        *,
+        typical: bool = False,
     ) -> None:
         self._trials = trials
+        self._distance = _typical if typical else _share
         self._options = {"threads": threads, "scan": False}
         size = trials.bundle.defaults.size
         picture = scenes.dead_leaves(size, 0)
@@ -73,15 +87,25 @@ class Drawings:
 
     def error(self, choices: Mapping[str, Mapping[str, Choice]]) -> float:
         """Of what is drawn, or of what a picture's network gives, with one or several roles quantized."""
+        return self._compared(choices, (self._distance,))[0]
+
+    def worse(self, choices: Mapping[str, Mapping[str, Choice]]) -> float:
+        """Of what is drawn the larger of two errors: the mean and the geometric mean of the pictures'."""
+        return max(self._compared(choices, (_share, _typical)))
+
+    def _compared(
+        self, choices: Mapping[str, Mapping[str, Choice]], distances: Sequence[Distance]
+    ) -> list[float]:
         lent = self._lent(choices)
         with self._trials.bundle_of(choices) as bundle:
             parts = _Lending(bundle, lent, self._options)
             try:
                 if set(choices) <= set(PICTURES):
-                    return max(self._given(parts, role) for role in choices)
-                return _share(self._latents, self._drawn(parts))
+                    return [max(self._given(parts, role) for role in choices)] * len(distances)
+                drawn = self._drawn(parts)
+                return [distance(self._latents, drawn) for distance in distances]
             except NumericError:
-                return _WORST
+                return [_WORST] * len(distances)
             finally:
                 parts.close()
 
@@ -179,6 +203,17 @@ def _share(wanted: Sequence[Array], found: Sequence[Array]) -> float:
     noise = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(wanted, found, strict=True))
     error = noise / (count * max(spread, 1e-30) ** 2)
     return min(error, _WORST) if isfinite(error) else _WORST
+
+
+def _typical(wanted: Sequence[Array], found: Sequence[Array]) -> float:
+    """The geometric mean of the pictures' errors."""
+    spread = max(float(each.max()) for each in wanted) - min(float(each.min()) for each in wanted)
+    logs = []
+    for one, other in zip(wanted, found, strict=True):
+        noise = np.square(one.astype(np.float64) - other).reshape(len(one), -1).mean(axis=1)
+        errors = np.nan_to_num(noise / max(spread, 1e-30) ** 2, nan=_WORST, posinf=_WORST)
+        logs += np.log(np.clip(errors, _LEAST, _WORST)).tolist()
+    return float(np.exp(np.mean(logs)))
 
 
 def cost(trials: Trials, prompt: str, walk: Walk) -> float:

@@ -21,7 +21,7 @@ from edgediff.export.quantize.gates import judge
 from edgediff.export.quantize.plan import SCHEMES, Plan
 from edgediff.export.quantize.plan_file import FILE as RECIPE
 from edgediff.export.quantize.plan_file import fitted, read_plan, to_json
-from edgediff.export.quantize.prompts import own_prompts, read_prompts
+from edgediff.export.quantize.prompts import EVALUATION, own_prompts, read_prompts
 from edgediff.export.quantize.receipt import receipt
 from edgediff.export.quantize.recording import record
 from edgediff.export.quantize.repair import repaired
@@ -31,8 +31,6 @@ from edgediff.export.quantize.tune import symmetric, tune
 from edgediff.export.sources import Source
 from edgediff.export.write import MANIFEST, Folder, new_folder, scratch_folder
 
-EVALUATION = "evaluation.txt"
-"""In a model's folder, the prompts that its receipt is measured with."""
 MIXED_PSNR = 35.0
 """What a mixed plan holds where no bound is given: the gate that Apple's converter has for its own."""
 Say = Callable[[str], None]

@@ -27,6 +27,16 @@ class Floor:
     pictures: float
     ssim: float
 
+    def told(self, roles: Iterable[str], min_psnr: float | None = None) -> dict[str, Any]:
+        """As the manifest holds it; ``min_psnr`` replaces that of the final latents."""
+        return {
+            "snr_db": dict.fromkeys(roles, self.component),
+            "latents_psnr_db": self.latents_psnr if min_psnr is None else min_psnr,
+            "latents_snr_db": self.latents,
+            "pictures_psnr_db": self.pictures,
+            "pictures_ssim": self.ssim,
+        }
+
 
 # Pictures of a long walk part from each other by little at every step, so that their floors only tell those
 # that have something in common from those that do not; those of the components tell more.
@@ -41,14 +51,7 @@ FLOORS: Mapping[str, Floor] = {
 
 def floors(scheme: str, roles: Iterable[str], min_psnr: float | None = None) -> dict[str, Any]:
     """The floors of a scheme, as the manifest holds them; ``min_psnr`` replaces that of the final latents."""
-    floor = FLOORS[scheme]
-    return {
-        "snr_db": dict.fromkeys(roles, floor.component),
-        "latents_psnr_db": floor.latents_psnr if min_psnr is None else min_psnr,
-        "latents_snr_db": floor.latents,
-        "pictures_psnr_db": floor.pictures,
-        "pictures_ssim": floor.ssim,
-    }
+    return FLOORS[scheme].told(roles, min_psnr)
 
 
 def judge(receipt: Mapping[str, Any], scheme: str, *, min_psnr: float | None = None) -> list[str]:

@@ -7,7 +7,6 @@ perhaps ``kinds`` (what operation each layer is, compared where it is said), ``r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,20 @@ from edgediff.errors import InputError
 from edgediff.export.families.parts import Model
 from edgediff.export.json_files import dump_json, parse_json
 from edgediff.export.quantize.plan import CHOICES, SCHEMES, Decision, Plan
+from edgediff.export.quantize.plan_values import (
+    NAME,
+    listed,
+    numbers,
+    read_bytes,
+    sensitivity,
+    shown,
+    table,
+    words,
+)
 from edgediff.export.quantize.positions import layers_of
 
 FORMAT = "edgediff-plan/1"
 FILE = "quantization.json"
-_LIMIT = 8 << 20
-_ENTRIES = 100_000
-_REASON = 200
-_LISTED = 5
 _UNSAID = "as the recipe says"
 
 
@@ -63,15 +68,7 @@ def read_plan(path: Path | str) -> Plan:
             plan can say.
         SourceError: it is not such JSON as this program writes.
     """
-    where = Path(path)
-    try:
-        with where.open("rb") as file:
-            data = file.read(_LIMIT + 1)
-    except OSError as error:
-        raise InputError(f"{where}: the plan cannot be read ({error.strerror}).") from error
-    if len(data) > _LIMIT:
-        raise InputError(f"{where}: larger than {_LIMIT} bytes; a plan names a few thousand layers.")
-    return parse_plan(data, str(where))
+    return parse_plan(read_bytes(Path(path)), str(Path(path)))
 
 
 def parse_plan(data: bytes, where: str) -> Plan:
@@ -80,16 +77,16 @@ def parse_plan(data: bytes, where: str) -> Plan:
     found = root.get("format")
     if found != FORMAT:
         raise InputError(
-            f"{where}: its format is {_shown(found)}; this edgediff reads plans of {FORMAT}. "
+            f"{where}: its format is {shown(found)}; this edgediff reads plans of {FORMAT}. "
             f"'edgediff export --quantize' writes one as {FILE}."
         )
     scheme = root.get("scheme")
     if scheme not in SCHEMES:
-        raise InputError(f"{where}: scheme {_shown(scheme)} is unknown; known are {', '.join(SCHEMES)}.")
-    layers = _by_role(root.get("layers"), f"{where}: layers")
+        raise InputError(f"{where}: scheme {shown(scheme)} is unknown; known are {', '.join(SCHEMES)}.")
+    layers = words(root.get("layers"), f"{where}: layers")
     reasons = {
-        role: _inverted(_table(each, f"{where}: reasons.{role}"))
-        for role, each in _table(root.get("reasons", {}), f"{where}: reasons").items()
+        role: _inverted(table(each, f"{where}: reasons.{role}"))
+        for role, each in table(root.get("reasons", {}), f"{where}: reasons").items()
     }
     decided: dict[str, dict[str, Decision]] = {}
     for role, choices in layers.items():
@@ -98,28 +95,18 @@ def parse_plan(data: bytes, where: str) -> Plan:
         for scope, choice in choices.items():
             if choice not in CHOICES:
                 raise InputError(
-                    f"{where}: {role}: {scope[:_REASON]} gets {_shown(choice)}; a layer can get "
+                    f"{where}: {role}: {scope[:NAME]} gets {shown(choice)}; a layer can get "
                     f"{', '.join(CHOICES)}."
                 )
-            decided[role][scope] = Decision(choice, said.get(scope, _UNSAID)[:_REASON])
+            decided[role][scope] = Decision(choice, said.get(scope, _UNSAID)[:NAME])
     return Plan(
         scheme,
         decided,
-        kinds=_by_role(root.get("kinds", {}), f"{where}: kinds"),
-        made_for=_table(root.get("made_for", {}), f"{where}: made_for"),
-        floor=_numbers(root.get("floor", {}), f"{where}: floor"),
-        sensitivity=_sensitivity(root.get("sensitivity", {}), f"{where}: sensitivity"),
+        kinds=words(root.get("kinds", {}), f"{where}: kinds"),
+        made_for=table(root.get("made_for", {}), f"{where}: made_for"),
+        floor=numbers(root.get("floor", {}), f"{where}: floor"),
+        sensitivity=sensitivity(root.get("sensitivity", {}), f"{where}: sensitivity"),
     )
-
-
-def _sensitivity(value: Any, where: str) -> Any:
-    return {
-        role: {
-            scope: _numbers(each, f"{where}.{role}.{scope[:_REASON]}")
-            for scope, each in _table(layers, f"{where}.{role}").items()
-        }
-        for role, layers in _table(value, where).items()
-    }
 
 
 def _inverted(reasons: Mapping[str, Any]) -> dict[str, str]:
@@ -131,36 +118,6 @@ def _inverted(reasons: Mapping[str, Any]) -> dict[str, str]:
         for scope in scopes
         if isinstance(scope, str)
     }
-
-
-def _by_role(value: Any, where: str) -> dict[str, dict[str, Any]]:
-    """Words by role and scope."""
-    found = {role: _table(each, f"{where}.{role}") for role, each in _table(value, where).items()}
-    for role, words in found.items():
-        for scope, word in words.items():
-            if not isinstance(word, str):
-                raise InputError(f"{where}.{role}: {scope[:_REASON]} is {_shown(word)}, expected a word.")
-    return found
-
-
-def _numbers(value: Any, where: str) -> dict[Any, float]:
-    found = _table(value, where)
-    for name, number in found.items():
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise InputError(f"{where}: {name[:_REASON]} is {_shown(number)}, expected a number.")
-    return {name: float(number) for name, number in found.items()}
-
-
-def _table(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: is {_shown(value)}, expected an object.")
-    if len(value) > _ENTRIES:
-        raise InputError(f"{where}: {len(value)} entries are more than the {_ENTRIES} allowed.")
-    return value
-
-
-def _shown(value: Any) -> str:
-    return "missing" if value is None else repr(value)[:60]
 
 
 def fitted(plan: Plan, model: Model, where: str = "the plan") -> Plan:
@@ -215,7 +172,7 @@ def _check_layers(plan: Plan, role: str, kinds: Mapping[str, str], where: str) -
     missing = [scope for scope in choices if scope not in kinds]
     if missing:
         raise InputError(
-            f"{where}: {role} has no layer {_list(missing)}. The plan was made for another architecture; "
+            f"{where}: {role} has no layer {listed(missing)}. The plan was made for another architecture; "
             "make one for this model with --quantize mixed."
         )
     for scope, choice in choices.items():
@@ -230,8 +187,3 @@ def _check_layers(plan: Plan, role: str, kinds: Mapping[str, str], where: str) -
                 f"{where}: {role}: {scope} is a table, which computes nothing: it can get float or "
                 "int8-weights, not int8."
             )
-
-
-def _list(names: list[str]) -> str:
-    shown = ", ".join(names[:_LISTED])
-    return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgediff.errors import InputError
 from edgediff.export.sources import Source
 from edgediff.prompt import read_prompt_file
 
 FILE = "calibration.txt"
 """A model's own list, beside its ``model_index.json``, where its prompts are a language of their own."""
+EVALUATION = "evaluation.txt"
+"""Likewise, the prompts that receipts are measured with."""
 
 CAPTIONS = (
     "a lighthouse on a rocky coast at dusk, waves breaking below",
@@ -80,3 +83,17 @@ def own_prompts(source: Source, file: str = FILE) -> list[str] | None:
     """
     found = source.where / file  # a model in a single file has no folder: this names nothing there
     return read_prompts(found) if found.is_file() else None
+
+
+def own_files(source: Source) -> dict[str, bytes]:
+    """The lists that a model folder carries, for its bundle: whoever exports the bundle again needs them."""
+    found = {}
+    for name in (FILE, EVALUATION):
+        path = source.where / name
+        if path.is_file():
+            try:
+                read_prompts(path)
+            except InputError:  # a file of another kind, by chance of this name
+                continue
+            found[name] = path.read_bytes()
+    return found

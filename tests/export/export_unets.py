@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 BASE: dict[str, Any] = {
     "block_out_channels": (8, 16),
@@ -68,6 +67,8 @@ def random_inputs(config: Any, batch: int, size: tuple[int, int], ids: int = 6) 
 
 def arguments(config: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs as diffusers takes them: a time-like label has no channel, sizes go into a dictionary."""
+    import torch
+
     given = {name: torch.from_numpy(value) for name, value in inputs.items()}
     if config.class_embed_type == "timestep":
         given["class_labels"] = given["class_labels"][:, 0]

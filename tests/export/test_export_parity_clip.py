@@ -11,6 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from export_cases import TEXT as BASE  # noqa: E402
+from export_cases import TEXTS as CASES  # noqa: E402
 from export_helpers import build, difference, run, write_json, write_safetensors, write_tokenizer  # noqa: E402
 from export_parity import halved, randomise, saved  # noqa: E402
 
@@ -23,28 +25,6 @@ from edgediff.export.tokenizer import tokenizer_files  # noqa: E402
 pytestmark = pytest.mark.parity
 
 TOLERANCE = 1e-4
-BASE: dict[str, Any] = {
-    "vocab_size": 50,
-    "hidden_size": 16,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 11,
-    "bos_token_id": 48,
-    "eos_token_id": 49,
-}
-CASES: dict[str, tuple[dict[str, Any], int, int]] = {
-    "whole length": (BASE, 1, 11),
-    "batch, shorter": (BASE, 2, 7),
-    "gelu, heads, eps": (
-        {**BASE, "hidden_act": "gelu", "num_attention_heads": 4, "layer_norm_eps": 1e-3},
-        2,
-        11,
-    ),
-    "largest id pools": ({**BASE, "eos_token_id": 2}, 3, 9),
-    "four layers": ({**BASE, "num_hidden_layers": 4}, 2, 11),
-    "one layer, one head": ({**BASE, "num_hidden_layers": 1, "num_attention_heads": 1}, 1, 4),
-}
 
 
 def some_ids(batch: int, length: int) -> np.ndarray[Any, Any]:

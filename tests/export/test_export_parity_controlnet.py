@@ -11,9 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+from export_cases import CONTROLS as CASES  # noqa: E402
+from export_cases import control  # noqa: E402
 from export_helpers import build, difference, run  # noqa: E402
 from export_parity import halved, randomise, saved  # noqa: E402
-from export_unets import BASE, THREE, XL, arguments, random_inputs  # noqa: E402
+from export_unets import THREE, XL, arguments, random_inputs  # noqa: E402
 
 from edgediff.export.checkpoint import plain_spellings  # noqa: E402
 from edgediff.export.emit.sizes import sizes  # noqa: E402
@@ -22,58 +24,6 @@ from edgediff.export.networks import controlnet, unet2d_condition  # noqa: E402
 pytestmark = pytest.mark.parity
 
 TOLERANCE = 1e-4
-
-
-def control(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """A ControlNet beside a U-Net of that configuration."""
-    kept = {key: value for key, value in base.items() if key != "up_block_types"}
-    return {**kept, "conditioning_embedding_out_channels": (4, 6, 8), **changes}
-
-
-CASES: dict[str, tuple[dict[str, Any], int, tuple[int, int]]] = {
-    "two levels": (control(BASE), 1, (8, 8)),
-    "odd sizes": (control(THREE), 2, (9, 11)),
-    "sizes and a second text": (control(XL, layers_per_block=2), 2, (9, 11)),
-    "blue first, eight times smaller": (
-        control(
-            BASE,
-            controlnet_conditioning_channel_order="bgr",
-            conditioning_embedding_out_channels=(2, 4, 6, 8),
-        ),
-        1,
-        (5, 7),
-    ),
-    "other switches": (
-        control(
-            THREE,
-            conditioning_channels=2,
-            in_channels=5,
-            mid_block_type="UNetMidBlock2D",
-            mid_block_scale_factor=1.3,
-            downsample_padding=0,
-            num_attention_heads=(1, 2, 4),
-            attention_head_dim=3,
-            num_class_embeds=20,
-            only_cross_attention=(True, False, False),
-            resnet_time_scale_shift="scale_shift",
-            flip_sin_to_cos=False,
-            freq_shift=1,
-            norm_eps=1e-3,
-        ),
-        2,
-        (9, 11),
-    ),
-    "no attention at all": (
-        control(THREE, down_block_types=("DownBlock2D",) * 3, mid_block_type="UNetMidBlock2D"),
-        1,
-        (9, 11),
-    ),
-    "labels projected": (
-        control(BASE, class_embed_type="projection", projection_class_embeddings_input_dim=14),
-        2,
-        (6, 9),
-    ),
-}
 
 
 def made(

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+from export_cases import TINY_AUTOENCODERS as CASES  # noqa: E402
 from export_helpers import build, difference, run  # noqa: E402
 from export_parity import halved, randomise, saved  # noqa: E402
 
@@ -21,27 +22,6 @@ from edgediff.export.tensors import TensorFiles  # noqa: E402
 pytestmark = pytest.mark.parity
 
 TOLERANCE = 1e-4
-SMALL: dict[str, Any] = {
-    "encoder_block_out_channels": (8,) * 3,
-    "decoder_block_out_channels": (8,) * 3,
-    "num_encoder_blocks": (1, 2, 1),
-    "num_decoder_blocks": (2, 1, 1),
-}
-CASES: dict[str, tuple[dict[str, Any], int, tuple[int, int]]] = {
-    "as published": ({}, 1, (3, 5)),
-    "three stages": (SMALL, 2, (9, 11)),
-    "sixteen channels, shifted": (
-        {**SMALL, "latent_channels": 16, "scaling_factor": 1.5, "shift_factor": 0.1},
-        1,
-        (5, 4),
-    ),
-    "gelu, other channels": (
-        {**SMALL, "act_fn": "gelu", "in_channels": 1, "out_channels": 2, "latent_magnitude": 2},
-        1,
-        (4, 6),
-    ),
-    "silu": ({**SMALL, "act_fn": "silu", "decoder_block_out_channels": (12,) * 3}, 2, (4, 4)),
-}
 
 
 @pytest.mark.parametrize("storage", ["fp32", "fp16"])

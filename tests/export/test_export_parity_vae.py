@@ -11,6 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+from export_cases import AUTOENCODERS as CASES  # noqa: E402
+from export_cases import blocks  # noqa: E402
 from export_helpers import build, difference, run, write_safetensors  # noqa: E402
 from export_parity import halved, randomise, saved  # noqa: E402
 
@@ -21,33 +23,6 @@ from edgediff.export.tensors import TensorFiles, Tensors  # noqa: E402
 pytestmark = pytest.mark.parity
 
 TOLERANCE = 1e-4
-
-
-def blocks(*widths: int) -> dict[str, Any]:
-    return {
-        "block_out_channels": widths,
-        "down_block_types": ("DownEncoderBlock2D",) * len(widths),
-        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
-        "norm_num_groups": 4,
-    }
-
-
-CASES: dict[str, tuple[dict[str, Any], int, tuple[int, int]]] = {
-    "one level": (blocks(8), 2, (5, 9)),
-    "three levels": (blocks(8, 12, 16), 1, (9, 13)),
-    "sixteen channels": ({**blocks(8, 16), "latent_channels": 16, "layers_per_block": 2}, 2, (4, 6)),
-    "no attention": ({**blocks(8, 16), "mid_block_add_attention": False}, 1, (8, 8)),
-    "no quant convolutions": (
-        {**blocks(8, 16), "use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.1},
-        1,
-        (3, 8),
-    ),
-    "other channels and groups": (
-        {**blocks(8, 8, 24), "in_channels": 1, "out_channels": 2, "norm_num_groups": 8, "act_fn": "swish"},
-        1,
-        (6, 4),
-    ),
-}
 
 
 @pytest.mark.parametrize("storage", ["fp32", "fp16"])

@@ -1,0 +1,1 @@
+"""Core ML packages from recorded networks: layouts, compression, receipts. Needs coremltools, no PyTorch."""
