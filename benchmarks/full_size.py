@@ -1,6 +1,7 @@
 """Full-size models with random weights, made on the spot: what published checkpoints are, but for training.
 
-``python -m benchmarks.full_size sd15 FOLDER [--dtype float16]`` writes a folder as diffusers lays it out.
+``python -m benchmarks.full_size sd15 FOLDER [--dtype float16]`` writes a folder as diffusers lays it out;
+``--tiny FOLDER`` an AutoencoderTiny of TAESD's shape besides, for ``edgediff export --tiny-decoder``.
 Weights repeat one block of noise, scaled per layer, so that gigabytes take seconds; no PyTorch.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgediff.export.emit.graph import Parameter
-from edgediff.export.networks import autoencoder_kl, clip_text, unet2d_condition
+from edgediff.export.networks import autoencoder_kl, autoencoder_tiny, clip_text, unet2d_condition
 
 _BLOCK = 1 << 22
 
@@ -109,6 +110,18 @@ def make(kind: str, folder: Path, dtype: str = "float16") -> Path:
     return folder
 
 
+def make_tiny(folder: Path, dtype: str = "float16") -> Path:
+    """Write an AutoencoderTiny of TAESD's shape (64 channels wide, 4 in the latents) to ``folder``."""
+    config = {"_class_name": "AutoencoderTiny", "latent_channels": 4}
+    net = autoencoder_tiny.configure(config, "config.json")
+    graphs = [autoencoder_tiny.record_encoder(net), autoencoder_tiny.record_decoder(net)]
+    parameters = list({p.name: p for graph in graphs for p in graph.parameters}.values())
+    block = np.random.default_rng(1).standard_normal(_BLOCK, np.float32)
+    _json(folder / "config.json", config)
+    _weights(folder / "diffusion_pytorch_model.safetensors", parameters, dtype, block)
+    return folder
+
+
 def _parameters(network: Any, config: Mapping[str, Any], projected: bool) -> list[Parameter]:
     if network is clip_text:
         graphs = [clip_text.record(clip_text.configure(config, "config.json", projected))]
@@ -175,8 +188,11 @@ def main() -> None:
     parser.add_argument("kind", choices=sorted(MODELS))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float16")
+    parser.add_argument("--tiny", type=Path, metavar="FOLDER", help="also write a tiny autoencoder here")
     options = parser.parse_args()
     print(make(options.kind, options.folder, options.dtype))
+    if options.tiny is not None:
+        print(make_tiny(options.tiny, options.dtype))
 
 
 if __name__ == "__main__":

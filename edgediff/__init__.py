@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgediff.errors import SafetyBlocked as SafetyBlocked
     from edgediff.errors import SourceError as SourceError
     from edgediff.errors import UnsupportedError as UnsupportedError
-    from edgediff.pipeline import Output as Output
+    from edgediff.output import Output as Output
     from edgediff.pipeline import Pipeline as Pipeline
     from edgediff.pipeline import load as load
     from edgediff.prompt import PromptTruncated as PromptTruncated
@@ -41,7 +41,8 @@ _HOMES = {
         "BundleError", "BusyError", "CancelledError", "CheckFailed", "EdgediffError", "InputError",
         "IntegrityError", "NumericError", "ResourceError", "SafetyBlocked", "SourceError", "UnsupportedError",
     ),
-    "edgediff.pipeline": ("Output", "Pipeline", "load"),
+    "edgediff.output": ("Output",),
+    "edgediff.pipeline": ("Pipeline", "load"),
     "edgediff.prompt": ("PromptTruncated",),
     "edgediff.sampler": ("Step",),
 }  # fmt: skip

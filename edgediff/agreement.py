@@ -15,11 +15,12 @@ def check(bundle: Bundle) -> None:
         BundleError: two fields contradict each other.
     """
     facts = bundle.latents
-    for spec in bundle.components.get("decoder", ()):
-        for tensor in spec.inputs[:1]:
-            where = f"decoder's {tensor.name}"
-            _rank(bundle, where, tensor)
-            _equal(bundle, where, tensor, 1, facts.channels, "model.latents.channels")
+    for role in ("decoder", "tiny_decoder"):
+        for spec in bundle.components.get(role, ()):
+            for tensor in spec.inputs[:1]:
+                where = f"{role}'s {tensor.name}"
+                _rank(bundle, where, tensor)
+                _equal(bundle, where, tensor, 1, facts.channels, "model.latents.channels")
     for where, tensor in _tensors(bundle, "denoiser", "inputs"):
         if tensor.name == "sample":
             channels = _fixed(tensor, 1)
@@ -35,6 +36,7 @@ def check(bundle: Bundle) -> None:
             for where, tensor in _tensors(bundle, role, "inputs"):
                 _equal(bundle, where, tensor, -1, bundle.text.length, "model.text.length")
         _check_text(bundle, bundle.text)
+        _check_projections(bundle, bundle.text)
     _check_added(bundle)
     for control in bundle.controls:
         _check_control(bundle, control)
@@ -93,11 +95,30 @@ def _check_text(bundle: Bundle, text: Text) -> None:
             pooled += (None if vector is None else _fixed(vector, -1)) or 0
     first = text.encoders[0].hidden if text.encoders else ""
     name = f"the text encoder's {first}" if len(text.encoders) == 1 else "the text encoders' states, joined,"
-    for where, tensor in _tensors(bundle, "denoiser", "inputs"):
+    readers = ("denoiser",) if text.projections is None else ("denoiser", text.projections)
+    for where, tensor in (each for role in readers for each in _tensors(bundle, role, "inputs")):
         if tensor.name == "encoder_hidden_states" and known:
             _equal(bundle, where, tensor, -1, joined, name)
         if tensor.name == "text_embeds" and pooled:
             _equal(bundle, where, tensor, -1, pooled, "the text encoders' pooled vector")
+
+
+def _check_projections(bundle: Bundle, text: Text) -> None:
+    """What is made of the text once per prompt, the denoisers read, and in the width in which it is made."""
+    if text.projections is None:
+        return
+    made = {tensor.name: tensor for _, tensor in _tensors(bundle, text.projections, "outputs")}
+    for role in ("denoiser", "controlled_denoiser"):
+        for spec in bundle.components.get(role, ()):
+            read = {tensor.name: tensor for tensor in spec.inputs}
+            missing = sorted(made.keys() - read.keys()) if read else []
+            if missing:
+                found = f"no input {missing[0]}"
+                _contradict(bundle, f"{role} ({spec.file})", found, f"{text.projections}, which makes it")
+            for name in made.keys() & read.keys():
+                width = _fixed(made[name], -1)
+                if width is not None:
+                    _equal(bundle, f"{role}'s {name}", read[name], -1, width, text.projections)
 
 
 def _output(bundle: Bundle, role: str, name: str) -> TensorSpec | None:

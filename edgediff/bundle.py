@@ -6,6 +6,7 @@ without a manifest is read by :mod:`edgediff.optimum_folder`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from edgediff import links, manifest
 from edgediff.errors import BundleError
 from edgediff.links import Receipt
+from edgediff.work import Term
 
 Dim = str | int
 COREML = "coreml"
@@ -91,6 +93,15 @@ class Latents:
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """What a decoder of its own reads: the denoiser's latents divided by ``scaling_factor``, plus
+    ``shift_factor``."""
+
+    scaling_factor: float
+    shift_factor: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class TextEncoder:
     """One of the text encoders whose states are joined along their channels, in the order of the list.
 
@@ -111,12 +122,15 @@ class Text:
     """Length of the text encoder's input and the tokenizer file, those of the first of ``encoders``.
 
     ``zero_negative``: without a negative prompt, guidance steers away from zeros, not from the empty text.
+    ``projections``: the role of a graph that makes of the states, once per prompt, what the denoiser reads in
+    their place; None where it reads the states themselves.
     """
 
     length: int
     tokenizer: str
     encoders: tuple[TextEncoder, ...] = ()
     zero_negative: bool = False
+    projections: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +164,18 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
+class Reduced:
+    """Self-attention that was made cheaper at export: how, by which size, at which levels (1: the finest)."""
+
+    way: str
+    size: int
+    levels: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.way}:{self.size}@{','.join(map(str, self.levels))}"
+
+
+@dataclass(frozen=True, slots=True)
 class FileRecord:
     """What a file of the bundle must be."""
 
@@ -163,7 +189,9 @@ class Bundle:
 
     ``size_ids`` names the numbers that the denoiser reads as ``time_ids``, in order; ``profiles`` the forms
     of graphs that a device takes, the preferred one first; ``quality`` how far a quantized bundle is from its
-    float parent.
+    float parent; ``work`` what a role computes (:func:`edgediff.work.flops`). ``attention`` lists what
+    of the denoiser's self-attention is not computed as the checkpoint would have it. ``tiny_decoder`` is the
+    scale of the second, smaller decoder where there is one.
     """
 
     path: Path
@@ -177,11 +205,14 @@ class Bundle:
     guidance_embedding: int | None = None
     size_ids: tuple[str, ...] = ()
     controls: tuple[Control, ...] = ()
+    tiny_decoder: Scale | None = None
+    attention: tuple[Reduced, ...] = ()
     profiles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format_version: str | None = None
     quality: Mapping[str, Any] = field(default_factory=dict)
+    work: Mapping[str, tuple[Term, ...]] = field(default_factory=dict)
 
     @staticmethod
     def open(path: str | Path) -> Bundle:
@@ -239,11 +270,21 @@ class Bundle:
         place = "" if device == "auto" else f" on {device}"
         raise BundleError(f"{self.path}: there is no graph for {wanted}{place}; the bundle has {have}.")
 
-    def verify(self, names: tuple[str, ...] | None = None) -> dict[Path, Receipt]:
+    def digest(self, spec: GraphSpec) -> str | None:
+        """Return one sha256 for all that a graph's files hold, None where the manifest does not say."""
+        if not all(name in self.files for name in spec.files):
+            return None
+        text = "\n".join(f"{name} {self.files[name].sha256}" for name in spec.files)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def verify(
+        self, names: tuple[str, ...] | None = None, remembered: Path | None = None
+    ) -> dict[Path, Receipt]:
         """Compare size and sha256 of all files (or of ``names``) with the manifest; return their receipts.
 
         All files means: nothing else may lie in the folders of the listed ones, nor anywhere in a package of
-        Core ML, hidden files excepted.
+        Core ML, hidden files excepted. Large files whose digest is known in the folder ``remembered``, and
+        which did not change since (:mod:`edgediff.digests`), are not read again.
 
         Raises:
             IntegrityError: a file is missing or its bytes differ; the message names it.
@@ -255,14 +296,19 @@ class Bundle:
         found = {}
         for name in self.files if names is None else names:
             record = self.files[name]
-            found[self.path / name] = links.verified(self.path / name, record.bytes, record.sha256)
+            found[self.path / name] = links.verified(
+                self.path / name, record.bytes, record.sha256, remembered
+            )
         return found
 
-    def admit(self, spec: GraphSpec, verify: bool = True) -> dict[Path, Receipt]:
+    def admit(
+        self, spec: GraphSpec, verify: bool = True, remembered: Path | None = None
+    ) -> dict[Path, Receipt]:
         """Return what a graph's files are before a runtime opens them, compared with the manifest.
 
         Without ``verify`` only links are compared, since they may lead anywhere. Without a manifest there is
-        nothing to compare with, and each file beside the graph may be its weights.
+        nothing to compare with, and each file beside the graph may be its weights. ``remembered`` is as for
+        :meth:`verify`.
 
         Raises:
             IntegrityError: a file is missing or its bytes differ.
@@ -272,7 +318,7 @@ class Bundle:
             return links.receipts([file for file in beside if file.suffix != ".json" and file.is_file()])
         names = spec.files
         chosen = names if verify else tuple(n for n in names if links.is_link(self.path / n, n))
-        return {**links.receipts([self.path / name for name in names]), **self.verify(chosen)}
+        return {**links.receipts([self.path / name for name in names]), **self.verify(chosen, remembered)}
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -289,6 +335,12 @@ class Bundle:
     def text_roles(self) -> tuple[str, ...]:
         """Roles of the text encoders, in the order in which their states are joined."""
         return () if self.text is None else tuple(encoder.role for encoder in self.text.encoders)
+
+    @property
+    def prompt_roles(self) -> tuple[str, ...]:
+        """Roles of the graphs that run once per prompt: text encoders, then what projects their states."""
+        projections = None if self.text is None else self.text.projections
+        return self.text_roles if projections is None else (*self.text_roles, projections)
 
     def admit_tokenizer(self, verify: bool = True, tokenizer: str | None = None) -> dict[Path, Receipt]:
         """Do for the files beside a tokenizer (the first one) what :meth:`admit` does for those of a graph.

@@ -17,12 +17,15 @@ from edgediff.bundle import (
     GraphSpec,
     Latents,
     Limit,
+    Reduced,
+    Scale,
     TensorSpec,
     Text,
     TextEncoder,
 )
 from edgediff.errors import BundleError
 from edgediff.manifest import Fields
+from edgediff.work import CLASSES, Term
 
 # Objects that may hold anything.
 OPEN_ENDED = ("origin", "model.scheduler", "measured", "quality")
@@ -68,11 +71,14 @@ def parse(folder: Path, value: Any) -> Bundle:
         guidance_embedding=None if guidance is None else guidance.whole("dims", 2),
         size_ids=_size_ids(model),
         controls=_controls(model, components),
+        attention=_attention(model),
+        tiny_decoder=_tiny_decoder(model.maybe("tiny_decoder"), components),
         profiles=_profiles(root),
         origin=origin.value,
         files=files,
         format_version=root.text("format_version", 16),
         quality=_quality(root.maybe("quality")),
+        work={role: _work(part) for role, part in parts if "work" in part},
     )
     agreement.check(bundle)
     _warn_of_unknown(root)
@@ -127,6 +133,20 @@ def _graphs(part: Fields) -> tuple[GraphSpec, ...]:
     if not 1 <= len(specs) <= 32:
         raise BundleError(f"{part.where}.graphs: expected 1 to 32 graphs, found {len(specs)}.")
     return specs
+
+
+def _work(part: Fields) -> tuple[Term, ...]:
+    found = part.objects("work")
+    if len(found) > 512:
+        raise BundleError(f"{part.where}.work: expected at most 512 terms, found {len(found)}.")
+    return tuple(
+        Term(
+            each.one_of("class", CLASSES),
+            each.whole("flops", 0, 1 << 53),
+            tuple((p.text("dim", 64), p.whole("over", 1, 1 << 16)) for p in each.objects("per")),
+        )
+        for each in found
+    )
 
 
 def _extents(graph: Fields) -> tuple[Mapping[str, int], ...]:
@@ -209,7 +229,9 @@ def _text(f: Fields | None, files: Mapping[str, FileRecord], roles: Iterable[str
         raise BundleError(f"{f.where}.encoders: expected 1 to 8, the first one as above.")
     elif len({each.length for each in encoders}) > 1 or len({each.role for each in encoders}) < len(encoders):
         raise BundleError(f"{f.where}.encoders: expected different roles and one length.")
-    return Text(length, tokenizer, encoders, f.flag("zero_negative") if "zero_negative" in f else False)
+    projections = _role(f, roles, "projections") if "projections" in f else None
+    zeros = f.flag("zero_negative") if "zero_negative" in f else False
+    return Text(length, tokenizer, encoders, zeros, projections)
 
 
 def _encoder(f: Fields, files: Mapping[str, FileRecord], roles: Iterable[str]) -> TextEncoder:
@@ -225,10 +247,10 @@ def _encoder(f: Fields, files: Mapping[str, FileRecord], roles: Iterable[str]) -
     )
 
 
-def _role(f: Fields, roles: Iterable[str]) -> str:
-    role = f.text("role", 64)
+def _role(f: Fields, roles: Iterable[str], key: str = "role") -> str:
+    role = f.text(key, 64)
     if role not in roles:
-        raise BundleError(f"{f.where}.role: the bundle has no component {role!r}.")
+        raise BundleError(f"{f.where}.{key}: the bundle has no component {role!r}.")
     return role
 
 
@@ -253,10 +275,39 @@ def _size_ids(model: Fields) -> tuple[str, ...]:
     return found
 
 
+def _attention(model: Fields) -> tuple[Reduced, ...]:
+    """What was reduced; ways that are yet to be invented are told on."""
+    found = model.objects("attention") if "attention" in model else []
+    if len(found) > 16:
+        raise BundleError(f"{model.where}.attention: expected at most 16 objects, found {len(found)}.")
+    return tuple(Reduced(f.text("way", 32), f.whole("size", 2, 64), _levels(f)) for f in found)
+
+
+def _levels(f: Fields) -> tuple[int, ...]:
+    found = f.anything("levels")
+    good = isinstance(found, list) and 1 <= len(found) <= 16
+    if not good or not all(type(level) is int and 1 <= level <= 16 for level in found):
+        raise BundleError(
+            f"{f.where}.levels: expected 1 to 16 whole numbers of 1 to 16, found {found!r:.60}."
+        )
+    return tuple(found)
+
+
 def _controls(model: Fields, roles: Iterable[str]) -> tuple[Control, ...]:
     if "controls" not in model:
         return ()
     return tuple(Control(_role(f, roles), f.whole("channels", 1, 64)) for f in model.objects("controls"))
+
+
+def _tiny_decoder(f: Fields | None, roles: Iterable[str]) -> Scale | None:
+    if f is None:
+        return None
+    if "tiny_decoder" not in roles:
+        raise BundleError(f"{f.where}: the bundle has no component 'tiny_decoder'.")
+    scale = f.number("scaling_factor")
+    if scale <= 0:
+        raise BundleError(f"{f.where}.scaling_factor: {scale} is not above 0.")
+    return Scale(scale, f.number("shift_factor"))
 
 
 def _profiles(root: Fields) -> dict[str, tuple[str, ...]]:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgediff import denoise as wrap
-from edgediff import embeddings, latents
+from edgediff import embeddings, latents, step_cache, text_projections
+from edgediff import guidance_interval as intervals
+from edgediff.bundle import TensorSpec
 from edgediff.embeddings import Encoded
 from edgediff.errors import BundleError, InputError
 from edgediff.noise import Noise
 from edgediff.parts import Parts
 from edgediff.plan import Plan
-from edgediff.runtime import Tensor, fitted
+from edgediff.runtime import Tensor, constant, fitted
 from edgediff.sampler import Array
-from edgediff.schedule import Point
+from edgediff.schedule import Point, Schedule
 from edgediff.tasks.call import Call
 
 if TYPE_CHECKING:
@@ -41,23 +43,36 @@ def network_of(
             branches, ids = [prompts, negatives, negatives], [positive, negative, negative]
     texts = np.concatenate([np.repeat(branch.hidden, call.per_prompt, axis=0) for branch in branches])
     added = _added(parts, call, branches, ids)
-    network = conditioned(parts, texts, call.guidance_scale, beside, _steering(parts, call), added)
+    steer = _steering(parts, call)
+    kept = None if call.savings.every == 1 else step_cache.kept(call.schedule, call.savings.every)
+    network = conditioned(parts, texts, call.guidance_scale, beside, steer, added, kept)
     if negatives is None:
         return network
     if image_guidance is not None:
-        return wrap.guided_twice(network, call.guidance_scale, image_guidance, call.guidance_rescale)
-    return wrap.guided(network, call.guidance_scale, call.guidance_rescale)
+        combined = wrap.guided_twice(network, call.guidance_scale, image_guidance, call.guidance_rescale)
+    else:
+        combined = wrap.guided(network, call.guidance_scale, call.guidance_rescale)
+    interval = call.savings.interval
+    if interval is None:
+        return combined
+    own = np.repeat(prompts.hidden, call.per_prompt, axis=0)
+    told = None if beside is None else beside[: len(beside) // len(branches)] if image_guidance else beside
+    alone = conditioned(
+        parts, own, call.guidance_scale, told, steer, _added(parts, call, [prompts], [positive]), kept
+    )
+    return intervals.switched(combined, alone, intervals.within(_whole(call), *interval))
 
 
 def planned(parts: Parts, call: Call, network: wrap.Network, x: Array, noise: Noise) -> Plan:
     """Return the plan of a call whose network is bound and whose start is made."""
+    saving = call.savings
     return Plan(
         denoise=wrap.denoiser(network, call.solver.conversion),
         x=x,
         schedule=call.schedule,
         sampler=call.solver.sampler,
         noise=noise,
-        decode=lambda done: latents.decode(parts, done),
+        decode=lambda done: latents.decode(parts, done, saving.decoder, saving.tile),
     )
 
 
@@ -116,10 +131,13 @@ def _steering(parts: Parts, call: Call) -> Steering | None:
         return None
     from edgediff.control import steering
 
-    # Of a walk cut by strength its own calls count; of one that is a stage, those of all stages together.
-    whole = call.schedule if call.strength is not None else call.solver.schedule(call.steps)
     sampler = call.solver.sampler
-    return steering(parts, call.controls, call.batch, call.guided, sampler, call.schedule, whole)
+    return steering(parts, call.controls, call.batch, call.guided, sampler, call.schedule, _whole(call))
+
+
+def _whole(call: Call) -> Schedule:
+    """The schedule that shares are of: of a walk cut by strength its own, of a stage that of all stages."""
+    return call.schedule if call.strength is not None else call.solver.schedule(call.steps)
 
 
 def conditioned(
@@ -129,15 +147,30 @@ def conditioned(
     beside: Array | None = None,
     steer: Steering | None = None,
     added: Mapping[str, Array] | None = None,
+    kept: step_cache.Kept | None = None,
 ) -> wrap.Network:
     """Return the denoiser graph bound to its prompts (and to the guidance that it was distilled with).
 
     With ``steer`` it is the form of the graph that reads residuals. ``added`` are further inputs by name,
-    with the rows of ``texts``.
+    with the rows of ``texts``. ``kept`` holds deep features between steps, for a shallow form of the graph.
     """
     role = "denoiser" if steer is None else "controlled_denoiser"
     dims = parts.bundle.guidance_embedding
     extra = None if dims is None else wrap.guidance_embedding(guidance_scale, dims)
+
+    projections = text_projections.role_of(parts)
+    made: dict[str, Tensor] = {}
+
+    def told(inputs: Mapping[str, TensorSpec]) -> dict[str, Tensor]:
+        """The text as the graph reads it, in the graph's own types; made in the first step."""
+        if not made:
+            found = {"encoder_hidden_states": texts}
+            if projections is not None:
+                found |= text_projections.projected(parts, projections, texts)
+            for name, rows in found.items():
+                rows = rows.astype(inputs[name].dtype, copy=False) if name in inputs else rows
+                made[name] = constant(rows)  # the same in every step: devices copy it once
+        return made
 
     def network(x: Array, at: Point) -> Array:
         inputs = {spec.name: spec for spec in parts.graph(role).info.inputs}
@@ -148,7 +181,7 @@ def conditioned(
         feeds: dict[str, Tensor] = {
             "sample": x.astype(inputs["sample"].dtype, copy=False),
             "timestep": fitted(at.t, inputs["timestep"], batch),
-            "encoder_hidden_states": texts.astype(inputs["encoder_hidden_states"].dtype, copy=False),
+            **told(inputs),
         }
         if extra is not None:
             feeds["timestep_cond"] = np.repeat(extra, batch, axis=0).astype(
@@ -161,7 +194,17 @@ def conditioned(
         if steer is not None:
             residuals = steer(alone, at, feeds)
             feeds |= {name: value.astype(inputs[name].dtype, copy=False) for name, value in residuals.items()}
-        out = next(iter(parts.run(role, feeds).values()))
+        features = None if kept is None else kept.at(at, batch)
+        runs = role
+        if features is not None:
+            runs, feeds = step_cache.ROLE, {**feeds, step_cache.FEATURES: features}
+            inputs = {spec.name: spec for spec in parts.graph(runs).info.inputs}
+        if projections is not None or features is not None:  # the text itself was for what steers
+            feeds = {name: value for name, value in feeds.items() if name in inputs}
+        found = parts.run(runs, feeds)
+        if kept is not None and features is None:
+            kept.features = found[step_cache.FEATURES]
+        out = next(iter(found.values()))
         return out.astype(np.float32, copy=False)
 
     return wrap.finite(network)

@@ -52,7 +52,7 @@ def steering(
     def steer(x: Array, at: Point, feeds: Mapping[str, Tensor]) -> Residuals:
         nonlocal made
         i, made = before + made % calls, made + 1
-        half = len(x) // 2 if halved else 0
+        half = len(x) // 2 if halved and len(x) > batch else 0  # steps without guidance have one half alone
         found: Residuals = {}
         for control in controls.networks:
             scale = control.scale if _speaks(control, i, total) else 0.0
@@ -63,10 +63,10 @@ def steering(
             said = _guessed(said) if controls.guess else said
             found = {name: found[name] + said[name] for name in found} if found else said
         if not found:
-            return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+            return {name: np.zeros((len(x), *shape), np.float32) for name, shape in shapes.items()}
         if half:
             found = {name: np.concatenate([np.zeros_like(said), said]) for name, said in found.items()}
-        shapes.update({name: said.shape for name, said in found.items()})
+        shapes.update({name: said.shape[1:] for name, said in found.items()})
         return found
 
     return steer

@@ -253,7 +253,9 @@ def _check_denoiser(parts: Parts, count: int, length: int) -> None:
     if count == 1:
         return
     # The manifest says it without loading the graph, which a call that is steered never runs.
-    for spec in parts.bundle.graph("denoiser").inputs or parts.graph("denoiser").info.inputs:
+    text = parts.bundle.text
+    role = "denoiser" if text is None or text.projections is None else text.projections
+    for spec in parts.bundle.graph(role).inputs or parts.graph(role).info.inputs:
         if spec.name == "encoder_hidden_states" and isinstance(spec.dims[1], int):
             raise UnsupportedError(
                 f"the prompt makes {count} chunks, {count * length} tokens; this denoiser reads "

@@ -1,9 +1,11 @@
-"""Between results and latents: the autoencoder's two graphs, and the scale that the manifest states."""
+"""Between results and latents: the autoencoder's graphs, and the scales that the manifest states."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from edgediff import tiling
+from edgediff.bundle import Bundle, Scale
 from edgediff.errors import InputError, NumericError, UnsupportedError
 from edgediff.noise import Noise
 from edgediff.parts import Parts
@@ -43,12 +45,62 @@ def encode(parts: Parts, results: Array, noise: Noise | None = None, scaled: boo
     return (mean - np.float32(facts.shift_factor)) * np.float32(facts.scaling_factor) if scaled else mean
 
 
-def decode(parts: Parts, latents: Array) -> Array:
-    """Return the decoder's picture in [-1, 1], shape (B, 3, H, W)."""
-    facts = parts.bundle.latents
-    scaled = latents / np.float32(facts.scaling_factor) + np.float32(facts.shift_factor)
-    spec = parts.graph("decoder").info.inputs[0]
-    out = next(iter(parts.run("decoder", {spec.name: scaled.astype(spec.dtype, copy=False)}).values()))
+def decode(
+    parts: Parts,
+    latents: Array,
+    decoder: str = "full",
+    tile: int | str | None = "auto",
+    progress: tiling.Progress | None = None,
+) -> Array:
+    """Return the picture of latents (B, C, h, w) in [-1, 1], shape (B, 3, H, W).
+
+    Args:
+        parts: the loaded bundle.
+        latents: the denoiser's.
+        decoder: ``full``, or ``tiny`` where the bundle has a second, smaller one.
+        tile: the side in pixels of tiles that are decoded one at a time (:mod:`edgediff.tiling`), None for
+            the whole at once, ``auto`` for ``parts.decode_tile``.
+        progress: told of tiles done, and tiles in all.
+
+    Raises:
+        InputError: the tile is none. UnsupportedError: there is no tiny decoder, or latents have other axes.
+        NumericError: NaN or Inf.
+    """
+    role, scale = chosen(parts.bundle, decoder)
+    scaled = latents / np.float32(scale.scaling_factor) + np.float32(scale.shift_factor)
+    side = parts.decode_tile if tile == "auto" else tile
+    factors = parts.bundle.latents.downscale
+    if side is None or not isinstance(side, int):
+        return _decoded(parts, role, scaled)
+    if tuple(factors) != ("height", "width") or scaled.ndim != 4:
+        raise UnsupportedError("tile_decode: only pictures are decoded in tiles.")
+    pixels = tiling.checked(side, factors)
+    pair = factors["height"], factors["width"]
+    return tiling.blended(lambda z: _decoded(parts, role, z), scaled, pixels // max(pair), pair, progress)
+
+
+def chosen(bundle: Bundle, decoder: str) -> tuple[str, Scale]:
+    """Return the role of a decoder, ``full`` or ``tiny``, and the scale of what it reads.
+
+    Raises:
+        InputError: the name is unknown. UnsupportedError: the bundle has no tiny decoder.
+    """
+    if decoder == "full":
+        facts = bundle.latents
+        return "decoder", Scale(facts.scaling_factor, facts.shift_factor)
+    if decoder != "tiny":
+        raise InputError(f"decoder: {decoder!r} is unknown; choose full or tiny.")
+    if bundle.tiny_decoder is None:
+        raise UnsupportedError(
+            f"decoder: {bundle.path} has no tiny decoder; export the model again with --tiny-decoder, or ask "
+            "for full."
+        )
+    return "tiny_decoder", bundle.tiny_decoder
+
+
+def _decoded(parts: Parts, role: str, scaled: Array) -> Array:
+    spec = parts.graph(role).info.inputs[0]
+    out = next(iter(parts.run(role, {spec.name: scaled.astype(spec.dtype, copy=False)}).values()))
     if not np.isfinite(out).all():
-        raise NumericError("decoder: its output holds NaN or Inf; try a bundle whose decoder is fp32.")
+        raise NumericError(f"{role}: its output holds NaN or Inf; try a bundle whose decoder is fp32.")
     return out.astype(np.float32, copy=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib
 import os
 import stat
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from edgediff.errors import BundleError, IntegrityError
@@ -102,8 +104,10 @@ def _reason(error: OSError | ValueError) -> str:
     return "is no name of a file"
 
 
-def verified(file: Path, size: int, sha256: str) -> Receipt:
+def verified(file: Path, size: int, sha256: str, remembered: Path | None = None) -> Receipt:
     """Compare a file with what a manifest says of it; its receipt.
+
+    A large file whose digest is known in the folder ``remembered`` (:mod:`edgediff.digests`) is not read.
 
     Raises:
         IntegrityError: it is missing, no regular file, or holds other bytes.
@@ -118,6 +122,8 @@ def verified(file: Path, size: int, sha256: str) -> Receipt:
                 pointer = stream.read(len(_POINTER)) == _POINTER
                 hint = "this is a git-LFS pointer: run `git lfs pull`" if pointer else "get the bundle again"
                 raise IntegrityError(f"{file}: {before.bytes} bytes, the manifest says {size}; {hint}.")
+            if remembered is not None and _digests().recalled(remembered, before) == sha256:
+                return before
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             after = Receipt.of(os.fstat(stream.fileno()))
         except OSError as error:
@@ -126,7 +132,14 @@ def verified(file: Path, size: int, sha256: str) -> Receipt:
         raise IntegrityError(f"{file}: sha256 is {digest}, the manifest says {sha256}; get the bundle again.")
     if after != before:
         raise IntegrityError(f"{file}: it changed while it was being read; get the bundle again.")
+    if remembered is not None:
+        _digests().remember(remembered, after, sha256)
     return after
+
+
+def _digests() -> ModuleType:
+    """What remembers digests; it is built on this module."""
+    return importlib.import_module("edgediff.digests")
 
 
 def is_link(file: Path, name: str) -> bool:

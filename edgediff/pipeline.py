@@ -2,94 +2,53 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
-
-import numpy as np
+from typing import Any, Unpack
 
 from edgediff import embeddings, hub, media, tasks
 from edgediff import latents as autoencoder
 from edgediff.bundle import Bundle
-from edgediff.errors import BusyError, InputError
-from edgediff.parts import Parts
-from edgediff.plan import Plan
-from edgediff.runtime import GraphInfo, Tensor
+from edgediff.opened import EMBEDDED as EMBEDDED
+from edgediff.opened import Opened
+from edgediff.output import Output, check_output, replace
+from edgediff.runtime import Tensor
 from edgediff.sampler import Step
 from edgediff.tasks import text2image
 from edgediff.tasks import texts as texts_of
 from edgediff.tasks.call import Shared
 
-if TYPE_CHECKING:
-    from edgediff.tasks.request import Seeds
-
-OUTPUT_TYPES = ("pil", "np", "latent")
 Callback = Callable[["Pipeline", int, float, dict[str, Any]], dict[str, Any] | None]
 """``callback(pipe, i, t, {"latents": ...})``; what it returns as ``latents`` goes on."""
-EMBEDDED = Path(__file__).parent / "bundles" / "shapes"
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What a call returns. Indexing gives diffusers' tuple: ``output[0]`` is ``output.images``.
-
-    ``images``: PIL images (``pil``), an array (B, H, W, 3) in [0, 1] (``np``), or latents (``latent``).
-    ``seed``: the seed or seeds used, also when none was given. ``timings``: seconds by stage.
-    """
-
-    images: Any
-    seed: Seeds
-    timings: Mapping[str, float] = field(default_factory=dict)
-
-    def __getitem__(self, index: int) -> Any:
-        return (self.images,)[index]
-
-
-class Pipeline:
+class Pipeline(Opened):
     """A bundle ready to draw. One call at a time; :meth:`cancel` may come from any thread.
 
     Args:
         bundle: folder of the bundle, or an opened one; the embedded model unless given.
         device: ``auto``, ``cpu``, ``cuda``, ``coreml``, ``openvino``, ``webgpu``, or by part
-            (``denoiser=cuda,decoder=cpu``). A device that is named is used or is an error; ``auto`` is the
-            CPU, or what packages of Core ML were made for; they take ``coreml-ne``, ``-gpu``, ``-cpu``.
+            (``denoiser=cuda,decoder=cpu``). A device that is named is used or is an error; ``auto`` is what a
+            short measurement found fastest (:mod:`edgediff.probe`; always the CPU for small models), or what
+            packages of Core ML were made for; they take ``coreml-ne``, ``-gpu``, ``-cpu``.
         runtime: a runtime outright (``onnxruntime``, ``coreml``, ``mil``, ``null``, ``recorded``).
         threads: threads inside a graph; the cores this process may use unless given.
-        verify: compare each file's sha256 with the manifest before its first use.
+        verify: compare each file's sha256 with the manifest before its first use. With a cache, a large file
+            that did not change since it was compared is not read again (:mod:`edgediff.digests`).
+        precision: what graphs of float32 are computed in, ``fp32`` or ``bf16``, or by part
+            (``denoiser=bf16,decoder=fp32``). A device that cannot is an error. fp32 unless given, except that
+            the device ``auto`` may choose bf16, with a warning.
+        cache: folder for compiled graphs, digests of files and choices of a device; False keeps nothing, and
+            unless given it is the user's own (:mod:`edgediff.cache_folder`).
+        memory: the most that this process may take (``1.5GB``, ``800MB``, or bytes), what it took before
+            and mapped files included; a call that needs more is refused before it begins. On the CPU alone;
+            the device ``auto`` is then the CPU. See :mod:`edgediff.memory`.
 
     Raises:
         BundleError, UnsupportedError: the bundle cannot be read.
         InputError: an argument is wrong.
     """
-
-    def __init__(
-        self,
-        bundle: str | Path | Bundle | None = None,
-        *,
-        device: str = "auto",
-        runtime: str = "auto",
-        threads: int | None = None,
-        verify: bool = True,
-    ) -> None:
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise InputError(f"threads: {threads!r} is not a whole number of 1 or more.")
-        if bundle is None and not EMBEDDED.is_dir():
-            raise InputError(
-                "no bundle was named, and this installation carries no embedded model; name one."
-            )
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(EMBEDDED if bundle is None else bundle)
-        self._parts = Parts(opened, device, runtime, {"threads": threads}, verify)
-        self._busy = threading.Lock()
-
-    @property
-    def bundle(self) -> Bundle:
-        """The opened bundle."""
-        return self._parts.bundle
 
     def __call__(
         self,
@@ -137,6 +96,13 @@ class Pipeline:
                 one number, or one for each ControlNet.
             control_guidance_start, control_guidance_end: shares of the steps between which it counts.
             guess_mode: let the control picture alone say what is drawn.
+            guidance_interval: shares of the steps, such as (0.2, 0.8), in which guidance is applied
+                (Kynkaanniemi et al., 2024); the other steps make one pass in the place of two.
+            step_cache: 2 to 10; the whole network runs at every N-th step, its outermost layers at the
+                others (DeepCache, Ma et al., 2024): for 12 steps or more, and bundles exported for it.
+            decoder: ``full``, or ``tiny`` (AutoencoderTiny) where the bundle has one beside it.
+            tile_decode: ``auto`` (the whole picture, unless memory is budgeted), ``off``, or the side in
+                pixels of the tiles that are decoded one at a time.
             fit, background: for control pictures; see :meth:`image2image`.
             output_type: ``pil``, ``np`` or ``latent``.
             callback_on_step_end: called as ``callback(pipe, i, t, {"latents": ...})`` after each step; a
@@ -148,7 +114,7 @@ class Pipeline:
             CancelledError: :meth:`cancel` was called.
             BusyError: another thread is drawing with this pipeline.
         """
-        _check_output(output_type, callback_on_step_end_tensor_inputs)
+        check_output(output_type, callback_on_step_end_tensor_inputs)
         call = text2image.request(self.bundle, prompt, fit=fit, background=background, **arguments)
         return self.draw(call, output_type, callback_on_step_end)
 
@@ -178,7 +144,7 @@ class Pipeline:
         """
         from edgediff.tasks import image2image
 
-        _check_output(output_type, callback_on_step_end_tensor_inputs)
+        check_output(output_type, callback_on_step_end_tensor_inputs)
         asked = image2image.request(
             self.bundle, prompt, image, strength=strength, fit=fit, background=background, **arguments
         )
@@ -215,7 +181,7 @@ class Pipeline:
         """
         from edgediff.tasks import inpaint
 
-        _check_output(output_type, callback_on_step_end_tensor_inputs)
+        check_output(output_type, callback_on_step_end_tensor_inputs)
         asked = inpaint.request(
             self.bundle, prompt, image, mask_image, strength=strength, mask_blur=mask_blur,
             padding_mask_crop=padding_mask_crop, keep_unmasked=keep_unmasked, fit=fit, background=background,
@@ -247,7 +213,7 @@ class Pipeline:
         """
         from edgediff.tasks import instruct
 
-        _check_output(output_type, callback_on_step_end_tensor_inputs)
+        check_output(output_type, callback_on_step_end_tensor_inputs)
         asked = instruct.request(
             self.bundle, prompt, image, image_guidance_scale=image_guidance_scale, fit=fit,
             background=background, **arguments,
@@ -259,16 +225,18 @@ class Pipeline:
     ) -> Output:
         """Walk a checked request to its end; what the calls above are made of."""
         with self._alone():
+            self._expect(asked)
             plan = tasks.plan(self._parts, asked)
             images: Any = plan.x
             for step in plan:
                 if callback is not None:
-                    _told(callback, self, plan, step)
+                    _told(callback, self, plan.schedule.hops[step.i][0].t, step)
                 images = step.x
                 self._parts.check_cancelled()
             if output_type != "latent":
                 images = tasks.finished(asked, media.unit_range(plan.decode(images)))
                 images = media.to_pil(images) if output_type == "pil" else images
+        self.check_memory()
         return Output(images, asked.seed, self.timings)
 
     def stream(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> Iterator[Step]:
@@ -285,9 +253,15 @@ class Pipeline:
     def walk(self, asked: tasks.Request) -> Iterator[Step]:
         """Yield the steps of a request that was checked before; what :meth:`stream` is made of."""
         with self._alone():
+            self._expect(asked)
             for step in tasks.plan(self._parts, asked):
                 yield step
                 self._parts.check_cancelled()
+
+    def _expect(self, asked: tasks.Request) -> None:
+        call = asked.call
+        self._parts.expect(call.size, call.texts.syntax == "plain")
+        self._parts.plan_memory(asked)
 
     def encode_prompt(
         self,
@@ -312,53 +286,28 @@ class Pipeline:
             )  # fmt: skip
         return made.hidden if made.pooled is None else (made.hidden, made.pooled)
 
-    def decode(self, latents: Tensor, output_type: str = "pil") -> Any:
-        """Decode latents of a step or of ``output_type="latent"`` to pictures."""
-        pictures = media.unit_range(autoencoder.decode(self._parts, latents))
-        return media.to_pil(pictures) if output_type == "pil" else pictures
+    def decode(
+        self,
+        latents: Tensor,
+        output_type: str = "pil",
+        *,
+        decoder: str = "full",
+        tile_decode: str | int | None = "auto",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
+        """Decode latents of a step or of ``output_type="latent"`` to pictures.
 
-    def cancel(self) -> None:
-        """Stop the running call from another thread; it raises CancelledError and the pipeline can be used
-        again."""
-        self._parts.cancel()
+        ``decoder`` and ``tile_decode`` as for a call (None is ``off``); ``progress`` is told tiles done and
+        tiles in all.
+        """
+        tile = None if tile_decode == "off" else tile_decode
+        pictures = media.unit_range(autoencoder.decode(self._parts, latents, decoder, tile, progress))
+        return media.to_pil(pictures) if output_type == "pil" else pictures
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the latents (B, C, h, w) of pictures in [-1, 1], shape (B, 3, H, W): the posterior's
         mean."""
         return autoencoder.encode(self._parts, pictures)
-
-    @property
-    def timings(self) -> dict[str, float]:
-        """Seconds by stage since the last call began."""
-        return dict(self._parts.timings)
-
-    def infos(self) -> dict[str, GraphInfo]:
-        """Return what is loaded so far, by role, with provider and nodes per provider."""
-        return self._parts.infos()
-
-    def close(self) -> None:
-        """Give all memory back."""
-        self._parts.close()
-
-    def __enter__(self) -> Pipeline:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        if not self._busy.acquire(blocking=False):
-            raise BusyError(
-                "this pipeline is drawing already; make one per thread, or wait for the other call."
-            )
-        began = time.perf_counter()
-        try:
-            self._parts.start()
-            yield
-            self._parts.timings["total"] = time.perf_counter() - began
-        finally:
-            self._busy.release()
 
 
 def load(bundle: str | Path | Bundle | None = None, **options: Any) -> Pipeline:
@@ -375,20 +324,7 @@ def load(bundle: str | Path | Bundle | None = None, **options: Any) -> Pipeline:
     return Pipeline(bundle, **options)
 
 
-def _check_output(output_type: str, tensors: Sequence[str]) -> None:
-    if output_type not in OUTPUT_TYPES:
-        raise InputError(f"output_type: {output_type!r} is unknown; choose one of {', '.join(OUTPUT_TYPES)}.")
-    if set(tensors) - {"latents"}:
-        raise InputError(f"callback_on_step_end_tensor_inputs: {list(tensors)}; only latents are handed out.")
-
-
-def _told(callback: Callback, pipe: Pipeline, plan: Plan, step: Step) -> None:
+def _told(callback: Callback, pipe: Pipeline, t: float, step: Step) -> None:
     """Call back after a step, and let what it returns take the place of the latents."""
-    returned = callback(pipe, step.i, plan.schedule.hops[step.i][0].t, {"latents": step.x})
-    latents = None if returned is None else returned.get("latents")
-    if latents is not None and latents is not step.x:
-        if np.shape(latents) != step.x.shape:
-            raise InputError(
-                f"callback_on_step_end: latents of shape {np.shape(latents)} cannot replace {step.x.shape}."
-            )
-        step.x[...] = latents
+    returned = callback(pipe, step.i, t, {"latents": step.x})
+    replace(step.x, None if returned is None else returned.get("latents"))

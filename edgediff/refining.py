@@ -30,6 +30,8 @@ _BOTH = (
     "eta", "clip_skip", "prompt_syntax", "original_size", "crops_coords_top_left",
 )  # fmt: skip
 """Arguments that go to both models."""
+_LAST = ("decoder", "tile_decode")
+"""Arguments that go to the refiner, which decodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def checked(
             f"refiner: the latents of {refiner.path} are not those of {base.path} (channels, size or scale "
             "differ); name the refiner that was made for this model."
         )
+    last = {name: arguments.pop(name) for name in _LAST if name in arguments}
     first = tasks.checked(base, prompt, denoising_end=share, **arguments)
     call = first.call
     shared = {name: arguments[name] for name in _BOTH if name in arguments}
@@ -80,7 +83,7 @@ def checked(
         del steps["num_inference_steps"]
     seed = list(call.seed) if isinstance(call.seed, tuple) else call.seed
     rest = image2image.request(
-        refiner, prompt, denoising_start=share, seed=seed, **steps, **shared,
+        refiner, prompt, denoising_start=share, seed=seed, **steps, **shared, **last,
         latents=np.zeros(check.latent_shape(base, call.batch, call.size), np.float32),
     )  # fmt: skip
     stream = call.stream()

@@ -27,7 +27,8 @@ Tensor = NDArray[Any]
 class GraphInfo:
     """What a loaded graph is and where its nodes run. ``load_seconds`` is the time of loading,
     ``profile`` the form of the graph (``portable``, ``ort-cpu``, ...), ``extents`` the only values that named
-    dims may have together (see :class:`~edgediff.bundle.GraphSpec`)."""
+    dims may have together (see :class:`~edgediff.bundle.GraphSpec`), ``cache`` what became of its compiled
+    form where one can be kept: ``found``, ``made``, or why neither."""
 
     runtime: str
     device: str
@@ -39,6 +40,7 @@ class GraphInfo:
     load_seconds: float = 0.0
     profile: str = ""
     extents: tuple[Mapping[str, int], ...] = ()
+    cache: str = ""
 
 
 class Graph(Protocol):
@@ -64,7 +66,8 @@ class Runtime(Protocol):
     """Loads graphs on devices.
 
     Its attribute ``reads`` says which graphs those are, by the ``runtime`` that a manifest names for them;
-    None is all of them. Without the attribute it is the runtime's own name.
+    None is all of them. Without the attribute it is the runtime's own name. ``fixes`` names the devices that
+    are faster where a graph is loaded for one size of its inputs, by the option ``extents``.
     """
 
     def devices(self) -> Sequence[str]:
@@ -148,6 +151,20 @@ def reads(backend: Runtime, name: str) -> str | None:
     """Return which graphs the runtime ``name`` loads; see :class:`Runtime`."""
     found: str | None = getattr(backend, "reads", name)
     return found
+
+
+def fixes(backend: Runtime) -> Sequence[str]:
+    """Return the devices for which graphs are loaded for the sizes of a call; see :class:`Runtime`."""
+    found: Sequence[str] = getattr(backend, "fixes", ())
+    return found
+
+
+def constant(array: Tensor) -> Tensor:
+    """Return a read-only copy of an array. A graph on a device with memory of its own copies such an input
+    there once, and not again while the same array is given."""
+    made = np.array(array)
+    made.setflags(write=False)
+    return made
 
 
 def fitted(value: float, spec: TensorSpec, batch: int) -> Tensor:

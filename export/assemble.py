@@ -25,6 +25,7 @@ class Choices(TypedDict, total=False):
     token: str | None
     parts: Mapping[str, str] | None
     controlnets: Sequence[str]
+    tiny_decoder: str | None
     tokenizer: str | None
     loras: Sequence[str]
     recipe: str | None
@@ -36,7 +37,8 @@ class Asked:
     """What to export: a model, and what is put in the place of its parts. All are paths, or a hub's id.
 
     ``parts`` maps ``vae``, ``unet``, ``text_encoder`` or ``text_encoder_2`` to a folder or file; ``loras``
-    are ``FILE`` or ``FILE:scale``; ``recipe`` names a few-step recipe, ``none`` forbids one.
+    are ``FILE`` or ``FILE:scale``; ``tiny_decoder`` is an AutoencoderTiny, whose decoder the bundle has
+    beside the model's own; ``recipe`` names a few-step recipe, ``none`` forbids one.
     """
 
     model: str
@@ -45,6 +47,7 @@ class Asked:
     token: str | None = None
     parts: Mapping[str, str] | None = None
     controlnets: Sequence[str] = ()
+    tiny_decoder: str | None = None
     tokenizer: str | None = None
     loras: Sequence[str] = ()
     recipe: str | None = None
@@ -73,12 +76,12 @@ def assemble(asked: Asked, report: Callable[[str], None] | None = None) -> Assem
         asked.model, asked.variant, revision=asked.revision, token=asked.token,
         prediction_type=asked.prediction_type, tokenizer=asked.tokenizer, report=report,
     )  # fmt: skip
-    parts, controls = _parts(asked, source, report)
+    parts, controls, tiny = _parts(asked, source, report)
     notes, applied = list(source.notes), source.recipe
     # A single file has no tokenizer of its own: it was opened with this one, and knows how each is padded.
     words = None if asked.tokenizer is None or source.where.is_file() else Path(asked.tokenizer)
-    if parts or controls or words is not None:
-        source = Replaced.of(source, parts, controls, words)
+    if parts or controls or tiny is not None or words is not None:
+        source = Replaced.of(source, parts, controls, words, tiny)
     chosen = applied if asked.recipe is None else asked.recipe
     recipe = None if chosen is None else named(chosen)
     if chosen is None:
@@ -94,9 +97,9 @@ def assemble(asked: Asked, report: Callable[[str], None] | None = None) -> Assem
 
 def _parts(
     asked: Asked, source: Source, report: Callable[[str], None] | None
-) -> tuple[dict[str, Component], list[Component]]:
-    if not asked.parts and not asked.controlnets:
-        return {}, []
+) -> tuple[dict[str, Component], list[Component], Component | None]:
+    if not asked.parts and not asked.controlnets and asked.tiny_decoder is None:
+        return {}, [], None
     from edgediff.export.single_file import open_part
 
     def local(path: str) -> str:
@@ -105,7 +108,9 @@ def _parts(
         return str(hub.fetch(path, "export", token=asked.token, say=report).path)
 
     parts = {name: open_part(local(path), name, source) for name, path in (asked.parts or {}).items()}
-    return parts, [open_part(local(path), "controlnet", source) for path in asked.controlnets]
+    controls = [open_part(local(path), "controlnet", source) for path in asked.controlnets]
+    tiny = None if asked.tiny_decoder is None else open_part(local(asked.tiny_decoder), "vae", source)
+    return parts, controls, tiny
 
 
 def _names(source: Source) -> Iterator[str]:

@@ -21,7 +21,7 @@ from edgediff.export.tables import default_tables, listed
 from edgediff.export.verify import check_graph, check_run
 from edgediff.export.write import Folder, check_space
 
-FORMAT_VERSION = "1.3"
+FORMAT_VERSION = "1.5"
 Say = Callable[[str], None]
 
 

@@ -19,7 +19,7 @@ import onnx
 from edgediff.bundle import Bundle, GraphSpec
 from edgediff.errors import SourceError, UnsupportedError
 from edgediff.export.json_files import read_json
-from edgediff.export.sources import Component, Source
+from edgediff.export.sources import TINY, Component, Source
 from edgediff.export.tensors import Array, Entry
 from edgediff.onnx_scan import scan
 
@@ -100,7 +100,9 @@ class BundleSource(Source):
         return {"source": self.label, "revision": self.bundle.origin.get("revision"), "license": self.license}
 
     def components(self, name: str, classes: tuple[str, ...]) -> list[Component]:
-        """As in ``Source``; the bundle lists its ControlNets by role."""
+        """As in ``Source``; the bundle lists its ControlNets by role, and may have a tiny decoder."""
+        if name == TINY:
+            return [] if self.bundle.tiny_decoder is None else [self._read(name, classes[0], (name,))]
         if name != "controlnet":
             return super().components(name, classes)
         return [self._read(control.role, classes[0], (control.role,)) for control in self.bundle.controls]
@@ -138,6 +140,17 @@ class BundleSource(Source):
     def recipe(self) -> str | None:
         """The recipe that the bundle was made with."""
         return self.bundle.defaults.recipe
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Weights are whole whatever the graphs made of them: attention that was reduced is not, unless asked
+        for again."""
+        told = "+".join(map(str, self.bundle.attention))
+        return (
+            (f"the bundle's attention is reduced ({told}); this export does not take that over",)
+            if told
+            else ()
+        )
 
 
 def is_bundle(folder: Path) -> bool:

@@ -22,6 +22,7 @@ from edgediff.export.emit.onnx_openvino import OPENVINO
 from edgediff.export.emit.onnx_static import COREML_EP
 from edgediff.export.emit.sizes import Extents
 from edgediff.export.emit.weights import describe, joined, refer, write_bytes
+from edgediff.export.emit.work import work_terms
 from edgediff.export.families.parts import Model, Part
 from edgediff.export.json_files import dump_json
 from edgediff.export.write import Folder
@@ -167,7 +168,8 @@ def write_folder(folder: Folder, forms: Sequence[Form], precision: str) -> dict[
     for form in forms:
         refer(form.emitted.model, form.emitted.stored, places, _WEIGHTS)
         folder.write(form.file, form.emitted.model.SerializeToString(deterministic=True))
-        entry = {"graphs": [], "parameters": f"{first.folder}/parameters.json"}
+        entry: dict[str, Any] = {"graphs": [], "parameters": f"{first.folder}/parameters.json"}
+        entry |= {"work": terms} if (terms := work_terms(form.part.graph)) else {}
         roles.setdefault(form.part.role, entry)["graphs"].append(_entry(form, precision))
     return roles
 

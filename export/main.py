@@ -19,8 +19,12 @@ from edgediff.export.forms import DEFAULT_PROFILES, forms_of, profiles_of
 from edgediff.export.json_files import dump_json
 from edgediff.export.quantize import driver
 from edgediff.export.quantize.driver import Quantizing
+from edgediff.export.quantize.plan import REDUCED
 from edgediff.export.quantize.prompts import own_files
+from edgediff.export.reduced import UNMEASURED, with_reduction
 from edgediff.export.sources import FolderSource, Source
+from edgediff.export.step_cache import with_shallow
+from edgediff.export.text_apart import with_text_apart
 from edgediff.export.write import MANIFEST, check_space, check_target, new_folder
 
 _STORAGES: dict[str, Storage] = {"fp32": "fp32", "fp16": "fp16"}
@@ -40,6 +44,9 @@ def export_onnx(
     verify: bool = True,
     dry_run: bool = False,
     profiles: Iterable[str] = DEFAULT_PROFILES,
+    attention: str | None = None,
+    split_text: bool = False,
+    step_cache: bool = False,
     **options: Unpack[Options],
 ) -> dict[str, Any]:
     """Turn ``model`` (a folder, a single file, or a hub's id) into the bundle ``out``.
@@ -48,13 +55,15 @@ def export_onnx(
     are loaded. ``report`` receives a line per stage. ``verify`` checks and runs each graph once before the
     bundle appears. ``dry_run`` writes nothing and says what would be written and how much memory it takes.
     ``profiles`` are the forms of each graph: ``portable`` always, ``ort-cpu``, ``ort-cuda``, ``coreml-ep``,
-    ``openvino``.
+    ``openvino``. ``attention`` reduces self-attention, as ``tiles:2@1`` (``edgediff.export.emit.reduce``).
+    ``split_text`` gives keys and values of the text a graph of their own, which runs once per prompt.
+    ``step_cache`` adds a shallow form of the denoiser, for steps between whole passes.
     ``options`` are the fields of ``edgediff.export.assemble.Asked`` (``parts``, ``loras``, ``recipe``, ...)
     and of ``edgediff.export.quantize.driver.Wanted`` (``quantize``, ``calibration``, ``min_psnr``, ...).
 
     The result: ``bundle`` (path), ``bytes``, ``files`` (count), ``precision``, ``ran`` (every graph did),
-    ``notes``, and of a quantized bundle ``quality``, its receipt. Raises only errors of ``edgediff.errors``;
-    nothing then stands at ``out``.
+    ``notes``, and of a quantized or reduced bundle ``quality``, its receipt. Raises only errors of
+    ``edgediff.errors``; nothing then stands at ``out``.
     """
     say = report if report is not None else _silent
     if dtype not in _STORAGES:
@@ -62,26 +71,36 @@ def export_onnx(
     target, chosen = Path(out), profiles_of(profiles)
     quantizing = {name: options.pop(name) for name in Quantizing.__annotations__ if name in options}  # type: ignore[misc]
     choices = cast(Choices, options)
-    quantize = driver.wanted(cast(Quantizing, quantizing))
+    quantize = driver.wanted(cast(Quantizing, quantizing), attention)
     try:
         check_target(target, overwrite)
-        asked = {**choices, **quantizing, "profiles": {each.name for each in chosen} - set(DEFAULT_PROFILES)}
+        passes = {"attention": attention, "split_text": split_text, "step_cache": step_cache}
+        more = {each.name for each in chosen} - set(DEFAULT_PROFILES)
+        asked = {**choices, **quantizing, **passes, "profiles": more}
         done = others.taken(model, target, dtype, overwrite, say, verify, dry_run, asked)
         if done is not None:
             return done
         found = assemble(Asked(model, **choices), say)
         if found.source.pipeline not in stable_diffusion.PIPELINES and isinstance(found.source, FolderSource):
             return others.traced(found.source, target, dtype, overwrite, say, dry_run, asked)
-        built = build(found)
+        whole = with_shallow(with_text_apart(build(found), split_text), step_cache)
+        built = with_reduction(whole, attention)
         for note in built.notes:
             say(f"note: {note}")
         if dry_run:
-            planned, precision = (None, dtype) if quantize is None else driver.forecast_of(quantize, built)
+            planned, precision = (None, dtype)
+            if quantize is not None and quantize.quantize != REDUCED:
+                planned, precision = driver.forecast_of(quantize, built)
             forms = forms_of(built, _STORAGES[dtype], chosen, planned)
             return forecast(found.source, built, forms, target, precision)
         content = Content(_STORAGES[dtype], chosen, dtype, verify)
-        if quantize is not None:
-            return driver.write_quantized(found.source, built, target, quantize, content, overwrite, say)
+        if quantize is not None and (quantize.receipt or quantize.quantize != REDUCED):
+            return driver.write_quantized(
+                found.source, built, target, quantize, content, overwrite, say, whole
+            )
+        if attention is not None:
+            built = replace(built, notes=(*built.notes, UNMEASURED))
+            say(f"note: {UNMEASURED}")
         return _write(found.source, built, target, content, overwrite, say)
     except KeyboardInterrupt:
         raise CancelledError(f"{out}: the export was stopped; nothing was written.") from None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgediff.errors import UnsupportedError
-from edgediff.export.sources import Component, Source
+from edgediff.export.sources import TINY, Component, Source
 
 REPLACEABLE = ("text_encoder", "text_encoder_2", "unet", "vae")
 _LIBRARIES = {"CLIPTextModel": "transformers", "CLIPTextModelWithProjection": "transformers"}
@@ -16,12 +16,14 @@ _LIBRARIES = {"CLIPTextModel": "transformers", "CLIPTextModelWithProjection": "t
 
 @dataclass(frozen=True)
 class Replaced(Source):
-    """``base`` with ``parts`` in place of its own, ``controls`` beside its own, and other tokenizers."""
+    """``base`` with ``parts`` in place of its own, ``controls`` and a tiny decoder beside its own, and other
+    tokenizers."""
 
     base: Source = field(kw_only=True)
     parts: Mapping[str, Component] = field(default_factory=dict)
     controls: tuple[Component, ...] = ()
     tokenizers: Path | None = None
+    tiny: Component | None = None
 
     @staticmethod
     def of(
@@ -29,12 +31,13 @@ class Replaced(Source):
         parts: Mapping[str, Component],
         controls: Sequence[Component] = (),
         tokenizers: Path | None = None,
+        tiny: Component | None = None,
     ) -> Replaced:
         """Put parts into a source; its index then names their classes."""
         classes = {n: [_LIBRARIES.get(c.class_name, "diffusers"), c.class_name] for n, c in parts.items()}
         return Replaced(
             base.where, {**base.index, **classes}, base.revision, base.name,
-            base=base, parts=parts, controls=tuple(controls), tokenizers=tokenizers,
+            base=base, parts=parts, controls=tuple(controls), tokenizers=tokenizers, tiny=tiny,
         )  # fmt: skip
 
     @property
@@ -52,6 +55,8 @@ class Replaced(Source):
 
     def components(self, name: str, classes: tuple[str, ...]) -> list[Component]:
         """As in ``Source``."""
+        if name == TINY and self.tiny is not None:
+            return [self.tiny]
         added = [each for each in self.controls if name == "controlnet"]
         return [*self.base.components(name, classes), *added]
 

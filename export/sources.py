@@ -15,6 +15,8 @@ from edgediff.export.tensors import TensorFiles, Tensors
 
 EMBEDDED = "embedded"
 """What names the model that comes with the library, where no such path exists."""
+TINY = "tiny_decoder"
+"""The component that no model folder has: a tiny autoencoder, whose decoder stands beside the model's own."""
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _SEVERAL = "MultiControlNetModel"
 _STEMS = ("diffusion_pytorch_model", "model")

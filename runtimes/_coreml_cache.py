@@ -11,14 +11,13 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgediff import links
+from edgediff import cache_folder, links
 from edgediff.errors import ResourceError
 
 MODEL, NOTES = "model.mlmodelc", "notes.json"
@@ -26,13 +25,8 @@ _DAY = 86400.0
 
 
 def root() -> Path:
-    """Return the folder of all entries: in ``XDG_CACHE_HOME`` if that is set, else where the system has
-    caches."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    if given:
-        return Path(given) / "edgediff" / "coreml"
-    usual = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    return usual / "edgediff" / "coreml"
+    """Return the folder of all entries, within that of :mod:`edgediff.cache_folder`."""
+    return cache_folder.root() / "coreml"
 
 
 def digest(folder: Path) -> str:
@@ -142,5 +136,5 @@ def writing(place: Path) -> Iterator[None]:
     except OSError as error:
         raise ResourceError(
             f"{place}: Core ML's compiled models cannot be kept there ({error.strerror or error}); make "
-            "room, or set XDG_CACHE_HOME to a folder that can be written."
+            "room, or set EDGEDIFF_CACHE to a folder that can be written."
         ) from error

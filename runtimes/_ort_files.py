@@ -18,7 +18,7 @@ def open_session(ort: Any, file: Path, report: Report | None, options: Any, argu
     graph (so a hub's cache works as it is), and refuses others. Those are handed over as bytes, which it
     copies.
     """
-    if report is None or not any(_is_apart(weights, file) for weights in report.external_files):
+    if report is None or not any(is_apart(weights, file) for weights in report.external_files):
         return ort.InferenceSession(str(file), options, **arguments)
     with ExitStack() as stack:
         names, maps, sizes = [], [], []
@@ -34,6 +34,6 @@ def open_session(ort: Any, file: Path, report: Report | None, options: Any, argu
         return ort.InferenceSession(file.read_bytes(), options, **arguments)
 
 
-def _is_apart(weights: Path, graph: Path) -> bool:
+def is_apart(weights: Path, graph: Path) -> bool:
     allowed = (graph.parent.resolve(), graph.resolve().parent)
     return weights.is_symlink() and weights.resolve().parent not in allowed

@@ -8,6 +8,7 @@ options whose result tells the precisions apart.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,12 @@ def configured(precision: str, threads: int) -> dict[str, str]:
         raise InputError(f"precision {precision!r} on openvino: choose one of {', '.join(_HINTS)}.")
     hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "INFERENCE_NUM_THREADS": str(threads)}
     return {"load_config": json.dumps({"CPU": hints})}
+
+
+def with_hints(options: Mapping[str, str], hints: Mapping[str, str]) -> dict[str, str]:
+    """Return options of :func:`configured` with further hints, such as the folder for a blob."""
+    known = json.loads(options["load_config"])["CPU"]
+    return {**options, "load_config": json.dumps({"CPU": {**known, **hints}})}
 
 
 def check_precision(ort: Any, devices: Any, options: dict[str, str], precision: str) -> None:

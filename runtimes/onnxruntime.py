@@ -15,10 +15,13 @@ from typing import Any
 
 from edgediff.bundle import GraphSpec, TensorSpec
 from edgediff.errors import BundleError, CancelledError, EdgediffError, ResourceError
-from edgediff.onnx_scan import scan
+from edgediff.onnx_scan import Report, scan
 from edgediff.runtime import GraphInfo, Tensor
 from edgediff.runtimes import _ort_providers as providers
+from edgediff.runtimes._ort_binding import APART, Binding
 from edgediff.runtimes._ort_files import open_session
+from edgediff.runtimes._ort_options import session_options
+from edgediff.runtimes._ort_profile import Profile
 from edgediff.threads import available_threads
 
 _DTYPES = {
@@ -28,9 +31,6 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(bool)": "bool",
 }
-
-
-_FOLDED = "optimization.constant_folding_max_output_size_in_bytes"
 
 
 def runtime() -> OnnxRuntime:
@@ -44,10 +44,13 @@ class OnnxRuntime:
     Options: ``threads`` (default: the cores that this process may use); ``precision``, which is ``bf16`` or
     ``fp32`` (the default) on openvino and is measured there, never assumed; ``extents``, which fixes dims of
     the inputs by name, so that providers compile for these alone; ``scan``, which is False only for graphs
-    that the caller made itself.
+    that the caller made itself; ``cache`` and ``digest``, a folder for what openvino compiles
+    (:mod:`edgediff.cache_folder`) and one sha256 for the graph's files; ``profile``, a folder where closing
+    the graph leaves ONNX Runtime's profile, which slows every node.
     """
 
     reads = "onnxruntime"
+    fixes = ("openvino",)
 
     def devices(self) -> Sequence[str]:
         """Return the devices for which this machine has a provider, ``cpu`` first."""
@@ -64,35 +67,47 @@ class OnnxRuntime:
         """Load ``file`` on ``device`` (``auto`` is the CPU)."""
         device = "cpu" if device == "auto" else device
         ort = providers.import_onnxruntime()
-        session_options = ort.SessionOptions()
-        session_options.log_severity_level = 4  # what goes wrong is raised; nothing is printed beside it
-        session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        # Inference waits on nothing else here: spinning threads only take the core from the caller.
-        session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # A few bytes of graph may ask for gigabytes at load; what is larger is computed when it is used.
-        session_options.add_session_config_entry(_FOLDED, str(256 << 20))
-        # Activations beside integer weights stay float where the graph says so; the default rounds them.
-        session_options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
-        # Files are ONNX, as they were scanned, whatever other format their bytes might be read as.
-        session_options.add_session_config_entry("session.load_model_format", "ONNX")
         threads = options.get("threads") or available_threads()
-        session_options.intra_op_num_threads = threads
-        for name, extent in (options.get("extents") or {}).items():
-            session_options.add_free_dimension_override_by_name(name, extent)
-        arguments = providers.select(ort, device, session_options, options.get("precision"), threads)
+        extents = dict(options.get("extents") or {})
+        folder = options.get("profile")
+        profiles: list[Profile] = []
+        reports: list[Report] = []
         began = time.perf_counter()
-        report = scan(file, spec) if options.get("scan") is not False else None
-        try:
-            session = open_session(ort, file, report, session_options, arguments)
-        except EdgediffError:
-            raise
-        except Exception as error:
-            raise _translated(error, f"{file}: cannot be loaded on {device}") from error
-        taken = session.get_providers()[0]
-        providers.check_taken(device, taken, session)
+
+        def opened(hints: Mapping[str, str]) -> Any:
+            chosen = session_options(ort, threads, extents)
+            profile = None if folder is None else Profile(Path(folder), spec.file, chosen)
+            arguments = providers.select(ort, device, chosen, options.get("precision"), threads, hints)
+            if options.get("scan") is not False and not reports:
+                reports.append(scan(file, spec))
+            report = reports[0] if reports else None
+            try:
+                session = open_session(ort, file, report, chosen, arguments)
+            except EdgediffError:
+                raise
+            except Exception as error:
+                raise _translated(error, f"{file}: cannot be loaded on {device}") from error
+            providers.check_taken(device, session.get_providers()[0], session)
+            profiles.extend([] if profile is None else [profile])
+            return session
+
+        cache, digest, kept = options.get("cache"), options.get("digest"), ""
+        if device == "openvino" and cache is not None and digest is not None and folder is None:
+            from edgediff.runtimes import _ort_compiled as compiled
+
+            what = {"threads": threads, "extents": extents, "precision": options.get("precision")}
+            beside = [file.parent / Path(name).name for name in spec.weights]
+            weights = sum(each.stat().st_size for each in beside if each.exists())
+            session, kept = compiled.session(Path(cache), compiled.facts(digest, what), weights, opened)
+        else:
+            session = opened({})
+        for each in profiles:
+            each.follow(session)
         if options.get("precision") == "bf16":
             spec = replace(spec, precision=f"{spec.precision}+bf16")
-        return OnnxGraph(ort, session, spec, device, time.perf_counter() - began, dict(constants))
+        seconds = time.perf_counter() - began
+        last = profiles[-1] if profiles else None
+        return OnnxGraph(ort, session, spec, device, seconds, dict(constants), last, kept)
 
 
 class OnnxGraph:
@@ -106,10 +121,17 @@ class OnnxGraph:
         device: str,
         seconds: float,
         constants: dict[str, Tensor],
+        profile: Profile | None = None,
+        cache: str = "",
     ) -> None:
         self._ort = ort
+        self._profile = profile
         self._session = session
         self._constants = constants
+        self._binding: Binding | None = None
+        if device in APART:
+            names = [tensor.name for tensor in session.get_outputs()]
+            self._binding = Binding(ort, session, device, names, constants)
         self._file = spec.file
         self._worker: ThreadPoolExecutor | None = None
         self._running: Any = None
@@ -123,6 +145,7 @@ class OnnxGraph:
             nodes=providers.nodes_per_provider(session),
             load_seconds=seconds,
             profile=spec.profile,
+            cache=cache,
         )
 
     @property
@@ -134,13 +157,13 @@ class OnnxGraph:
         inputs."""
         if self._session is None:
             raise ResourceError(f"{self._file}: the graph was closed; load the bundle again.")
-        feeds = {**self._constants, **inputs}
+        feeds = {**self._constants, **inputs} if self._binding is None else dict(inputs)
         options = self._ort.RunOptions()
         options.log_severity_level = 4
         self._running = options
         try:
             if threading.current_thread() is not threading.main_thread():
-                values = self._session.run(None, feeds, options)
+                values = self._run(feeds, options)
             else:
                 values = self._run_beside(feeds, options)
         except (EdgediffError, KeyboardInterrupt):
@@ -155,10 +178,16 @@ class OnnxGraph:
             self._running = None
         return dict(zip([t.name for t in self._info.outputs], values, strict=True))
 
+    def _run(self, feeds: dict[str, Tensor], options: Any) -> list[Tensor]:
+        if self._binding is not None:
+            return self._binding.run(feeds, options)
+        found: list[Tensor] = self._session.run(None, feeds, options)
+        return found
+
     def _run_beside(self, feeds: dict[str, Tensor], options: Any) -> list[Tensor]:
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgediff")
-        future: Future[list[Tensor]] = self._worker.submit(self._session.run, None, feeds, options)
+        future: Future[list[Tensor]] = self._worker.submit(self._run, feeds, options)
         try:
             while True:
                 try:
@@ -184,7 +213,9 @@ class OnnxGraph:
         if self._worker is not None:
             self._worker.shutdown()
             self._worker = None
-        self._session = None
+        if self._profile is not None:
+            self._profile.end()
+        self._session = self._binding = None
 
 
 def _tensor(node: Any) -> TensorSpec:

@@ -2,6 +2,7 @@
 
     python -m tests             lint, types over the wheel, all tests, with this interpreter
     python -m tests --fast      without what is slow or compares with PyTorch
+    python -m tests --full      sweeps whole, which otherwise take each value of every option once
     python -m tests --setup     all of it in a fresh environment (.venv-test) that it makes; needs only Python
     python -m tests --optimum   tests/optimum alone, which needs Optimum's older stack (.venv-optimum)
 
@@ -39,11 +40,13 @@ def main() -> int:
     parser.add_argument(
         "--fast", action="store_true", help="leave out slow tests and comparisons with PyTorch"
     )
+    parser.add_argument("--full", action="store_true", help="run sweeps whole, not turn about")
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     chosen = parser.parse_args()
     if sys.version_info < (3, 11):  # noqa: UP036  (whoever runs this has installed nothing yet)
         sys.exit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}.")
     os.environ.update(ENVIRONMENT)
+    os.environ["EDGEDIFF_FULL"] = "1" if chosen.full else "0"
     if chosen.optimum:
         return with_optimum(chosen.setup, chosen.pytest)
     python = set_up(with_torch=not chosen.fast) if chosen.setup else Path(sys.executable)

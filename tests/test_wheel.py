@@ -52,12 +52,15 @@ def test_top_level_names(wheel: Path) -> None:
     assert {p.name for p in wheel.iterdir()} == {"edgediff", f"edgediff-{version}.dist-info"}
 
 
+DATA = ("py.typed", "bundle.schema.json", "table.schema.json", "bench/record.schema.json")
+
+
 @pytest.mark.slow
 def test_every_file_and_no_other(wheel: Path) -> None:
     expected = set()
     for package in SETUPTOOLS["packages"]:
         expected |= {f"{package.replace('.', '/')}/{f.name}" for f in folder_of(package).glob("*.py")}
-    data = [ROOT / "edgediff" / n for n in ("py.typed", "bundle.schema.json", "table.schema.json")]
+    data = [ROOT / "edgediff" / n for n in DATA]
     data += [f for f in (ROOT / "edgediff" / "bundles").rglob("*") if f.is_file()]
     expected |= {f.relative_to(ROOT).as_posix() for f in data if f.name != ".DS_Store"}
     found = {p.relative_to(wheel).as_posix() for p in (wheel / "edgediff").rglob("*") if p.is_file()}

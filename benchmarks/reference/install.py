@@ -32,12 +32,7 @@ class Lane:
 def install(net: Pyramid, vae: AutoencoderKL) -> None:
     """Write a pyramid into an autoencoder."""
     groups = vae.config.norm_num_groups
-    for block in vae.modules():
-        if hasattr(block, "conv2") and hasattr(block, "norm2"):
-            block.conv2.weight.zero_()
-            block.conv2.bias.zero_()
-            if block.conv_shortcut is not None:
-                _embed(block.conv_shortcut, _identity(block.conv_shortcut.in_channels))
+    still(vae)
     encoder, decoder = vae.encoder, vae.decoder
     _embed(encoder.conv_in, net.into[0].weight, net.into[0].bias)
     for conv, given in zip(_halvings(vae), list(net.into)[1:], strict=True):
@@ -57,6 +52,17 @@ def install(net: Pyramid, vae: AutoencoderKL) -> None:
     _linear_norm(second.norm1, lanes)
     _linear_norm(decoder.conv_norm_out, lanes)
     _from_pairs(decoder.conv_out, net.close.weight, net.close.bias, lanes)
+
+
+@torch.no_grad()
+def still(net: nn.Module) -> None:
+    """Make every residual block an identity."""
+    for block in net.modules():
+        if hasattr(block, "conv2") and hasattr(block, "norm2"):
+            block.conv2.weight.zero_()
+            block.conv2.bias.zero_()
+            if block.conv_shortcut is not None:
+                _embed(block.conv_shortcut, _identity(block.conv_shortcut.in_channels))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ hiddenimports = [
     "edgediff.pipeline",
     "edgediff.prompt",
     "edgediff.runtimes.onnxruntime",
+    "edgediff.runtimes.sequence",
     *(f"edgediff.runtimes.{module}" for module in ("coreml", "_coreml_child") if sys.platform == "darwin"),
     *(f"edgediff.samplers.{f.stem}" for f in (_PACKAGE / "samplers").glob("[!_]*.py")),
     "onnxruntime",

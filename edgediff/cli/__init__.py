@@ -24,10 +24,12 @@ VERBS = {
     "show": "Say what a bundle holds.",
     "verify": "Check a bundle's files, graphs and one pass of each.",
     "compare": "Draw the same pictures with several bundles, side by side.",
+    "bench": "Measure a bundle here: time, memory, work and the machine's limits.",
     "pull": "Download a bundle or a model from the hub.",
     "list": "List the bundles and models in the hub's cache.",
     "rm": "Delete a bundle or a model from the hub's cache.",
     "devices": "List the devices that graphs can run on here.",
+    "cache": "Say what edgediff keeps of compiled graphs, or delete it.",
     "doctor": "Check the installation and say how to repair it.",
 }
 

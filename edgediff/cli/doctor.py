@@ -31,6 +31,7 @@ def command(as_json: bool) -> None:
         "threads": available_threads(),
         "packages": {name: _version(name) for name in PACKAGES},
         "telemetry": _telemetry(),
+        "cache": _cache(),
     }
     faults = _faults(facts)
     facts["coreml"] = _coreml(faults)
@@ -40,6 +41,11 @@ def command(as_json: bool) -> None:
     else:
         for name in ("python", "system", "threads", "telemetry", "devices"):
             click.echo(f"{name:<12} {facts[name]}")
+        cache = facts["cache"]
+        click.echo(
+            f"{'cache':<12} {cache['bytes'] / 1e6:,.1f} MB of at most {cache['limit'] / 1e6:,.0f} MB in "
+            f"{cache['folder']} (edgediff cache --clear)"
+        )
         for name, line in facts["coreml"].items():
             click.echo(f"{f'coreml {name}':<12} {line}")
         for name, version in facts["packages"].items():
@@ -98,6 +104,15 @@ def _coreml(faults: list[str]) -> dict[str, str]:
     if not found and sys.platform != "darwin":
         return {"export": export, "run": "no: Core ML runs on macOS alone; --runtime mil is a slow reference"}
     return {"export": export, "run": f"on {', '.join(found)}" if found else "no: it needs coremltools"}
+
+
+def _cache() -> dict[str, Any]:
+    """Where compiled graphs are kept, what they take and what they may take."""
+    from edgediff import cache_folder
+
+    folder = cache_folder.root()
+    held = sum(entry.bytes for entry in cache_folder.entries(folder))
+    return {"folder": str(folder), "bytes": held, "limit": cache_folder.LIMIT}
 
 
 def _has_wheel() -> bool:

@@ -38,6 +38,15 @@ def command() -> None:
     metavar="LIST",
     help="Forms of each graph: portable, ort-cpu, ort-cuda, coreml-ep, openvino.",
 )
+@click.option(
+    "--attention",
+    metavar="WAY:SIZE@LEVELS",
+    help="Reduce self-attention: tiles, shifted, pooled or strided, as tiles:2@1; level 1 is the finest.",
+)
+@click.option("--step-cache", is_flag=True, help="Add a shallow denoiser, for steps between whole passes.")
+@click.option(
+    "--split-text", is_flag=True, help="Make keys and values of the text once per prompt, not in every step."
+)
 @source_options
 @click.option(
     "--quantize",
@@ -117,6 +126,11 @@ def _sizes(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -
     default="split-einsum",
     show_default=True,
     help="split-einsum is for the Neural Engine, original for the GPU.",
+)
+@click.option(
+    "--reduce-attention",
+    metavar="WAY:SIZE@LEVELS",
+    help="Reduce self-attention: tiles, shifted, pooled or strided, as tiles:2@1; level 1 is the finest.",
 )
 @click.option(
     "--target",

@@ -53,6 +53,7 @@ source_options = _all(
             metavar="PATH",
             help="Add a ControlNet; may be given several times.",
         ),
+        click.option("--tiny-decoder", metavar="PATH", help="Add the decoder of this AutoencoderTiny."),
         click.option("--tokenizer", metavar="FOLDER", help="Take the tokenizer's files from here."),
         click.option(
             "--lora",

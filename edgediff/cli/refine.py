@@ -25,6 +25,21 @@ def walked(pipe: Pipeline, asked: Any, progress: bool) -> Array:
     return x
 
 
+def decoded(pipe: Pipeline, asked: Any, latents: Array, progress: bool) -> Any:
+    """Decode as a checked request says; tiles are counted on stderr where ``progress`` is shown."""
+
+    def told(done: int, total: int) -> None:
+        if total > 1:
+            click.echo(f"\rtile {done} of {total}" if done < total else "\r\033[K", nl=False, err=True)
+
+    savings = asked.call.savings
+    pictures = pipe.decode(
+        latents, "np", decoder=savings.decoder, tile_decode=savings.tile, progress=told if progress else None
+    )
+    pipe.check_memory()
+    return pictures
+
+
 class Finished(NamedTuple):
     """Decoded pictures, what to say of them in their files, and what ran, model by model."""
 
@@ -54,7 +69,7 @@ class Refiner:
         first = _ran(base)
         base.close()
         x = walked(self._pipe, over.second(latents), progress)
-        pictures = self._pipe.decode(x, "np")
+        pictures = decoded(self._pipe, over.rest, x, progress)
         told = {"refiner": self._pipe.bundle.origin.get("source"), "refiner_start": self._start}
         own = {"steps": len(over.rest.call.schedule.hops), **_ran(self._pipe)}
         return Finished(pictures, told, {**first, "refiner": own})

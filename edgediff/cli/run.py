@@ -40,6 +40,10 @@ Examples:
 @click.option("--steps", "--num-inference-steps", "steps", type=int, help="Denoising steps, 1 to 1000.")
 @click.option("--guidance-scale", "--cfg-scale", "guidance_scale", type=float, help="1 means none.")
 @click.option("--guidance-rescale", type=float, help="0 (the default) to 1.")
+@click.option("--guidance-interval", metavar="LOW,HIGH", help="Guide in these shares of the steps alone.")
+@click.option("--step-cache", type=int, metavar="N", help="Run the whole network at every N-th step.")
+@click.option("--decoder", type=click.Choice(["full", "tiny"]), help="Which decoder, where there are two.")
+@click.option("--tile-decode", metavar="auto|off|PIXELS", help="Decode in tiles of so many pixels a side.")
 @click.option("-s", "--seed", type=int, help="0 to 4294967295; random, and reported, unless given.")
 @click.option("--noise", help="torch (the default), philox (as on an NVIDIA card) or numpy.")
 @click.option("-b", "--num-images-per-prompt", "count", type=int, help="Pictures of each prompt.")
@@ -67,8 +71,11 @@ Examples:
 @click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, ..., or PART=DEVICE,PART=DEVICE."
 )
+@click.option("--precision", help="fp32 (the default) or bf16, or PART=PRECISION,PART=PRECISION.")
 @click.option("--runtime", default="auto", show_default=True, help="Name a runtime outright.")
 @click.option("-t", "--threads", type=int, help="Threads in a graph; the usable cores unless given.")
+@click.option("--memory", metavar="AMOUNT", help="The most that the whole run may take: 1.5GB, 800MB, ...")
+@click.option("--no-cache", is_flag=True, help="Keep and read no compiled graphs (see `edgediff cache`).")
 @click.option("--no-metadata", is_flag=True, help="Write no prompt and no parameters into the file.")
 @click.option("--strict", is_flag=True, help="End with status 3 if a picture is a single flat colour.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -76,13 +83,14 @@ Examples:
 def command(
     prompt: str | None, model: str | None, output: str, overwrite: bool, prompt_file: str | None,
     grid_file: str | None, refiner: str | None, refiner_start: float | None, device: str, runtime: str,
-    threads: int | None, no_metadata: bool, strict: bool, as_json: bool, quiet: bool, **given: Any,
+    precision: str | None, threads: int | None, memory: str | None, no_cache: bool, no_metadata: bool,
+    strict: bool, as_json: bool, quiet: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Draw PROMPT and write the picture to a file. Without -m the embedded model draws it."""
     began = time.perf_counter()
     from edgediff import media, tasks
     from edgediff.cli.pull import bundle_path
-    from edgediff.cli.refine import walked
+    from edgediff.cli.refine import decoded, walked
     from edgediff.errors import CheckFailed
     from edgediff.pipeline import load
     from edgediff.prompt import read_prompt_file
@@ -91,7 +99,12 @@ def command(
         raise click.UsageError("Give a PROMPT, or --prompt-file.")
     prompts = [prompt] if prompt is not None else read_prompt_file(str(prompt_file))
     named = None if model is None else bundle_path(model, quiet or as_json)
-    options: dict[str, Any] = {"device": device, "runtime": runtime, "threads": threads}
+    options: dict[str, Any] = {
+        "device": device, "runtime": runtime, "threads": threads, "precision": precision,
+        "cache": False if no_cache else None, "memory": memory,
+    }  # fmt: skip
+    if memory is not None and refiner is not None:
+        raise click.UsageError("--memory: a run with --refiner cannot be budgeted.")
     pipe = load(named, **options)
     later = _refiner(refiner, refiner_start, options, quiet or as_json)
     over = None if later is None else later.checked(pipe.bundle, prompts, _arguments(given))
@@ -100,9 +113,10 @@ def command(
     sheet = None if grid_file is None else media.checked_output(grid_file, overwrite)
     _say_what_is_lost(given["image"])
     progress = not quiet and not as_json and sys.stderr is not None and sys.stderr.isatty()
+    _say_where(pipe, quiet or as_json)
     x = walked(pipe, asked, progress)
     done = None if later is None or over is None else later.finish(over, pipe, x, progress)
-    pictures = tasks.finished(asked, pipe.decode(x, "np") if done is None else done.pictures)
+    pictures = tasks.finished(asked, decoded(pipe, asked, x, progress) if done is None else done.pictures)
     images = media.to_pil(pictures)
     flat = media.suspicious(pictures)
     if flat is not None:
@@ -134,6 +148,13 @@ def _refiner(model: str | None, start: float | None, options: dict[str, Any], qu
     return Refiner(load(bundle_path(model, quiet), **options), start)
 
 
+def _say_where(pipe: Any, quiet: bool) -> None:
+    """Say what the device ``auto`` is, where that was not plain; a warning says it where pictures differ."""
+    choice = pipe.choice
+    if choice is not None and choice.measured and not choice.coarse and not quiet:
+        click.echo(f"edgediff: {choice}", err=True)
+
+
 def _say_what_is_lost(image: str | None) -> None:
     """Warn of marks of origin that the picture carries and that the result, a new picture, cannot."""
     if image is None:
@@ -163,6 +184,8 @@ def _arguments(given: dict[str, Any]) -> dict[str, Any]:
         for name, value in given.items()
         if value is not None and value is not False and value != ()
     }
+    if "guidance_interval" in found:
+        found["guidance_interval"] = _pair(found["guidance_interval"])
     of_pictures = {"strength", "image_guidance_scale"} & found.keys()
     if "control_image" not in found:
         of_pictures |= {"fit", "background"} & found.keys()
@@ -180,6 +203,17 @@ def _arguments(given: dict[str, Any]) -> dict[str, Any]:
         if flags:
             raise click.UsageError(f"{flags}: give --control too.")
     return found
+
+
+def _pair(text: str) -> tuple[float, float]:
+    """LOW,HIGH as numbers."""
+    try:
+        low, high = (float(each) for each in text.split(","))
+    except ValueError:
+        raise click.UsageError(
+            f"--guidance-interval {text!r}: give two shares of the steps, as 0.2,0.8."
+        ) from None
+    return low, high
 
 
 def _alone(value: Any) -> Any:
@@ -237,6 +271,7 @@ def _record(pipe: Any, asked: Any, files: list[Path], images: list[Any], seconds
         **_second(call.texts),
         "prompt_syntax": call.texts.syntax,
         "clip_skip": call.texts.clip_skip,
+        **_left_out(call.savings),
         "strength": call.strength,
         **_steered(asked),
         "height": images[0].height,
@@ -249,9 +284,26 @@ def _record(pipe: Any, asked: Any, files: list[Path], images: list[Any], seconds
         "parameters": parameters,
         "steps": len(call.schedule.hops),
         "providers": {role: info.provider for role, info in pipe.infos().items()},
+        "choice": None if pipe.choice is None else str(pipe.choice),
+        "compiled": {role: info.cache for role, info in pipe.infos().items() if info.cache},
         "timings": {name: round(value, 4) for name, value in pipe.timings.items()},
+        "memory": pipe.memory,
         "seconds": round(seconds, 4),
     }
+
+
+def _left_out(savings: Any) -> dict[str, Any]:
+    """What was saved on, where anything was."""
+    found: dict[str, Any] = {}
+    if savings.interval is not None:
+        found["guidance_interval"] = list(savings.interval)
+    if savings.every > 1:
+        found["step_cache"] = savings.every
+    if savings.decoder != "full":
+        found["decoder"] = savings.decoder
+    if isinstance(savings.tile, int):
+        found["tile_decode"] = savings.tile
+    return found
 
 
 def _second(texts: Any) -> dict[str, Any]:

@@ -60,6 +60,8 @@ def command(bundle: str | None, table: bool, sampler: str | None, steps: int | N
         click.echo(f"  adapter    {json.dumps(adapter)}")
     click.echo(f"  latents    {latents.channels} channels, scale {latents.scaling_factor:g}, "
                f"predicts {found.scheduler.get('prediction_type', 'epsilon')}")  # fmt: skip
+    if found.attention:
+        click.echo(f"  attention  reduced: {'+'.join(map(str, found.attention))}")
     if found.profiles:
         forms = "; ".join(f"{device} takes {', '.join(names)}" for device, names in found.profiles.items())
         click.echo(f"  profiles   {forms}")
@@ -120,6 +122,7 @@ def _facts(found: Any) -> dict[str, Any]:
             for role, graphs in found.components.items()
         },
         "profiles": {device: list(names) for device, names in found.profiles.items()},
+        "attention": [asdict(each) for each in found.attention],
         "quality": dict(found.quality) or None,
         "bytes": sum(f.bytes for f in found.files.values()),
         "files": len(found.files),

@@ -6,7 +6,7 @@ Nothing is loaded while a call is checked; every fault is an InputError by then.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -20,8 +20,9 @@ from edgediff.sampler import Array, Solver
 from edgediff.schedule import Request as Steps
 from edgediff.schedule import Schedule
 from edgediff.tasks import request as check
-from edgediff.tasks import sizing, texts
+from edgediff.tasks import savings, sizing, texts
 from edgediff.tasks.limits import check_limits
+from edgediff.tasks.savings import Saving, Savings
 from edgediff.tasks.sizing import Ids, Sized
 from edgediff.tasks.texts import Texts, Worded
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from edgediff.tasks.control import Controls
 
 
-class Others(Worded, Sized, total=False):
-    """Arguments that are checked by :mod:`edgediff.tasks.texts` and :mod:`edgediff.tasks.sizing`."""
+class Others(Worded, Sized, Saving, total=False):
+    """Arguments that are checked by :mod:`edgediff.tasks.texts`, ``sizing`` and ``savings``."""
 
 
 class Shared(Others, total=False):
@@ -82,6 +83,7 @@ class Call:
     solver: Solver
     controls: Controls | None = None
     source: Noise | None = None
+    savings: Savings = field(default_factory=Savings)
 
     @property
     def call(self) -> Call:
@@ -159,6 +161,7 @@ def checked(
     )
     rest: dict[str, Any] = dict(others)
     about_sizes = {name: rest.pop(name) for name in Sized.__annotations__ if name in rest}
+    left_out = {name: rest.pop(name) for name in Saving.__annotations__ if name in rest}
     words = texts.checked(bundle, prompt, scale, **rest)
     count = words.count
     per_prompt = check.whole("num_images_per_prompt", num_images_per_prompt, 1, check.MAX_BATCH)
@@ -221,6 +224,7 @@ def checked(
         schedule=schedule,
         solver=solver,
         controls=controls,
+        savings=savings.checked(bundle, schedule, words.guided, controls is not None, batch, **left_out),
     )
 
 

@@ -117,7 +117,7 @@ def plan(parts: Parts, asked: Request) -> Plan:
     """Encode prompts and pictures and return the plan; the denoiser and the decoder have not run yet."""
     call = asked.call
     encoder = () if asked.pictures is None else ("encoder",)
-    parts.prefetch((*parts.bundle.text_roles, *encoder, *call.denoisers, "decoder"))
+    parts.prefetch((*parts.bundle.prompt_roles, *encoder, *call.denoisers, *call.savings.loaded_early))
     network = network_of(parts, call)
     noise = call.stream()
     if call.latents is not None and call.resumed:

@@ -96,7 +96,7 @@ def request(
 def plan(parts: Parts, asked: Request) -> Plan:
     """Encode prompts and pictures and return the plan; the denoiser and the decoder have not run yet."""
     call, bundle = asked.call, parts.bundle
-    parts.prefetch((*parts.bundle.text_roles, "encoder", *call.denoisers, "decoder"))
+    parts.prefetch((*parts.bundle.prompt_roles, "encoder", *call.denoisers, *call.savings.loaded_early))
     noise = call.stream()
     shape = check.latent_shape(bundle, call.batch, call.size)
     reads = next(spec for spec in parts.graph(call.denoiser).info.inputs if spec.name == "sample").dims[1]

@@ -76,7 +76,7 @@ def request(
 def plan(parts: Parts, asked: Request) -> Plan:
     """Encode prompts and pictures and return the plan; the denoiser and the decoder have not run yet."""
     call = asked.call
-    parts.prefetch((*parts.bundle.text_roles, "encoder", *call.denoisers, "decoder"))
+    parts.prefetch((*parts.bundle.prompt_roles, "encoder", *call.denoisers, *call.savings.loaded_early))
     told = spread(latents.encode(parts, asked.pictures, scaled=False), call)
     if call.guided:
         told = np.concatenate([told, told, np.zeros_like(told)])

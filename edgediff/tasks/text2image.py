@@ -43,7 +43,7 @@ def request(
 
 def plan(parts: Parts, call: Call) -> Plan:
     """Encode the prompts and return the plan; the denoiser and the decoder have not run yet."""
-    parts.prefetch((*parts.bundle.text_roles, *call.denoisers, "decoder"))
+    parts.prefetch((*parts.bundle.prompt_roles, *call.denoisers, *call.savings.loaded_early))
     network = network_of(parts, call)
     noise = call.stream()
     return planned(parts, call, network, started(parts, call, noise), noise)

@@ -14,6 +14,7 @@ _NETWORKS = {
     "denoiser": "Denoiser: predicts the noise in latents, led by text.",
     "controlled_denoiser": "Denoiser that also reads what ControlNets give.",
     "decoder": "Decoder: latents to a picture.",
+    "tiny_decoder": "Tiny decoder: latents to a picture, faster and less exact.",
     "encoder": "Encoder: a picture to the mean and log-variance of its latents.",
 }
 _CONTROL = "ControlNet: looks at a picture and steers the denoiser."
@@ -43,6 +44,7 @@ _PREFIXES = {
 }
 _PICTURES = {
     ("decoder", "sample"): "The picture, -1 to 1.",
+    ("tiny_decoder", "sample"): "The picture, -1 to 1.",
     ("encoder", "sample"): "A picture, -1 to 1.",
 }
 

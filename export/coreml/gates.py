@@ -29,18 +29,31 @@ FLOORS: Mapping[str, Floor] = {
 _EXACT = ("fp32", "fp16")
 
 
-def floors(scheme: str, roles: Iterable[str], min_psnr: float | None = None) -> dict[str, Any]:
-    """The floors of a scheme, as the manifest holds them; ``min_psnr`` replaces that of the final latents."""
-    return FLOORS[scheme].told(roles, min_psnr)
+def floors(
+    scheme: str, roles: Iterable[str], min_psnr: float | None = None, reduced: bool = False
+) -> dict[str, Any]:
+    """The floors of a scheme, as the manifest holds them; ``min_psnr`` replaces that of the final latents.
+
+    With ``reduced`` attention the networks that have it, and what is drawn with them, have none but that.
+    """
+    told = FLOORS[scheme].told([role for role in roles if not (reduced and _attends(role))], min_psnr)
+    if not reduced:
+        return told
+    return {"snr_db": told["snr_db"], **({} if min_psnr is None else {"latents_psnr_db": min_psnr})}
+
+
+def _attends(role: str) -> bool:
+    """Whether a network's attention is reduced where a model's is."""
+    return role.endswith("denoiser") or role.startswith("control")
 
 
 def judge(receipt: Mapping[str, Any], *, min_psnr: float | None = None) -> list[str]:
     """Return why packages are not to be kept, a line each with the figures; nothing if they may be."""
-    scheme = receipt["scheme"]
-    reasons = below(receipt, floors(scheme, receipt["components"], min_psnr))
+    scheme, reduced = receipt["scheme"], bool(receipt.get("attention"))
+    reasons = below(receipt, floors(scheme, receipt["components"], min_psnr, reduced))
     for role, component in receipt["components"].items():
         reached = component["apple_psnr_db"]
-        if scheme in _EXACT and reached < APPLE:
+        if scheme in _EXACT and reached < APPLE and not (reduced and _attends(role)):
             reasons.append(
                 f"{role}: PSNR {told_db(reached)} over its largest value, the floor is {APPLE:g} dB"
             )

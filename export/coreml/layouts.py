@@ -21,6 +21,7 @@ NAMES = {
     "denoiser": "Unet",
     "controlled_denoiser": "ControlledUnet",
     "decoder": "VAEDecoder",
+    "tiny_decoder": "VAETinyDecoder",
     "encoder": "VAEEncoder",
 }
 _STEERED = ("denoiser", "controlled_denoiser", "control")

@@ -32,7 +32,8 @@ from edgediff.export.json_files import dump_json
 from edgediff.export.main import build
 from edgediff.export.quantize.plan_file import FILE as PLAN
 from edgediff.export.quantize.prompts import EVALUATION, own_prompts
-from edgediff.export.sources import Source
+from edgediff.export.reduced import UNMEASURED, doubt, row_spread, with_reduction
+from edgediff.export.sources import TINY, Source
 from edgediff.export.write import Folder, check_space, check_target, new_folder, scratch_folder
 
 Say = Callable[[str], None]
@@ -72,7 +73,8 @@ def export_coreml(
         if not dry_run:
             coremltools()
         found = assemble(Asked(model, **choices), say)
-        built = _fitted(build(found), asked)
+        whole = _fitted(build(found), asked)
+        built = with_reduction(whole, asked.reduce_attention)
         planned = layouts.planned(built, asked, tuple(choices.get("controlnets", ())))
         possible(asked, built)
         built = replace(built, notes=(*built.notes, *_notes(built, asked)))
@@ -80,7 +82,7 @@ def export_coreml(
             say(f"note: {note}")
         if dry_run:
             return forecast(found.source, built, asked, planned, target)
-        return _Export(found.source, built, asked, planned, say).run(target, overwrite)
+        return _Export(found.source, built, asked, planned, say, whole).run(target, overwrite)
     except KeyboardInterrupt:
         raise CancelledError(f"{out}: the export was stopped; nothing was written.") from None
     except OSError as error:
@@ -93,22 +95,28 @@ def _fitted(model: Model, asked: Wanted) -> Model:
     """The model drawn at the first size, without what the layout has no place for."""
     height, width = sizes_of(model, asked)[0]
     made = replace(model, defaults={**model.defaults, "size": {"height": height, "width": width}})
-    if asked.layout == "apple" and not apple.writes_encoder(model):
-        made = replace(made, parts=tuple(part for part in model.parts if part.role != "encoder"))
+    if asked.layout == "apple":
+        left_out = {TINY} | (set() if apple.writes_encoder(model) else {"encoder"})
+        made = replace(made, parts=tuple(part for part in model.parts if part.role not in left_out))
     return made
 
 
 def _notes(model: Model, asked: Wanted) -> list[str]:
-    return [*overflowing(model, asked), *(apple.notes(model, asked) if asked.layout == "apple" else ())]
+    told = [*overflowing(model, asked), *(apple.notes(model, asked) if asked.layout == "apple" else ())]
+    if asked.reduce_attention is not None:
+        doubtful = doubt(row_spread(model)) if asked.receipt else UNMEASURED
+        told += [] if doubtful is None else [doubtful]
+    return told
 
 
 class _Export:
     """One export, from what was read to the folder."""
 
     def __init__(
-        self, source: Source, model: Model, asked: Wanted, planned: Sequence[Planned], say: Say
+        self, source: Source, model: Model, asked: Wanted, planned: Sequence[Planned], say: Say, whole: Model
     ) -> None:
         self.source, self.model, self.asked, self.planned, self.say = source, model, asked, planned, say
+        self.whole = whole  # before its attention was reduced, where it is
         self.version = _version()
 
     def run(self, out: Path, overwrite: bool) -> dict[str, Any]:
@@ -119,7 +127,7 @@ class _Export:
             if self.asked.needs_parent:
                 parent = stack.enter_context(scratch_folder(out)) / "parent"
                 self.say("writing the float parent, which is measured against")
-                write_parent(parent, self.source, self.model)
+                write_parent(parent, self.source, self.whole)
             chosen = decide(self.asked, self.source, self.model, parent, self.say)
             folder = stack.enter_context(new_folder(out, overwrite))
             return {"bundle": str(out), **self._fill(folder, parent, chosen)}

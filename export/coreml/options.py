@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict, cast
 from edgediff.errors import InputError, UnsupportedError
 from edgediff.export.coreml.schemes import Scheme, scheme_of
 from edgediff.export.emit.mil_form import Attention, Target
+from edgediff.export.emit.reduce import parse
 
 Layout = Literal["edgediff", "apple"]
 Size = tuple[int, int]
@@ -31,6 +32,7 @@ class Packing(TypedDict, total=False):
     layout: str
     dtype: str
     attention: str
+    reduce_attention: str | None
     target: str
     sizes: Sequence[Size]
     batch: int | None
@@ -56,6 +58,9 @@ class Wanted:
     empty for the model's own; ``batch`` is None where the layout decides. ``guidance_scale`` is what the
     layout ``apple`` bakes into a network that reads one.
 
+    ``reduce_attention`` makes self-attention cheaper (:func:`edgediff.export.emit.reduce.parse` reads it); it
+    asks for one size.
+
     The default attention is that of the Neural Engine, which is what phones and tablets compute fast with;
     ``original`` is for the GPU of a Mac.
     """
@@ -63,6 +68,7 @@ class Wanted:
     layout: Layout = "edgediff"
     dtype: str = "fp16"
     attention: Attention = "split_einsum"
+    reduce_attention: str | None = None
     target: Target = "iOS17"
     sizes: tuple[Size, ...] = ()
     batch: int | None = None
@@ -116,8 +122,15 @@ def wanted(options: Packing) -> Wanted:
 
 
 def _check_shapes(asked: Wanted) -> None:
+    if asked.reduce_attention is not None:
+        parse(asked.reduce_attention)
     if len(asked.sizes) < 2:
         return
+    if asked.reduce_attention is not None:
+        raise UnsupportedError(
+            f"reduce_attention with {len(asked.sizes)} sizes: its tiles and blocks are of one grid; export "
+            "once for each size."
+        )
     if asked.layout == "apple":
         raise InputError(
             f"{len(asked.sizes)} sizes: Apple's package asks a network for its default size and feeds no "

@@ -26,6 +26,7 @@ from edgediff.export.families.parts import Model, Part
 from edgediff.export.quantize.budget import work_of
 from edgediff.export.quantize.recording import record as recorded
 from edgediff.export.quantize.trajectory import passes as passes_of
+from edgediff.export.reduced import loss_told
 from edgediff.machine import card
 from edgediff.parts import Parts
 from edgediff.quality import Tally, stored
@@ -160,9 +161,11 @@ def prove(
     told |= {
         "weights_bytes": sum(each["weights_bytes"] for each in components.values()),
         "walked": {"prompts": len(record.calls), **record.settings},
-        "floors": gates.floors(scheme, list(components), min_psnr),
+        "floors": gates.floors(scheme, list(components), min_psnr, "attention" in model.facts),
         "machine": card(),
     }
+    if "attention" in model.facts:
+        told |= loss_told(model)
     return {**told, "failed": gates.judge(told, min_psnr=min_psnr)}
 
 

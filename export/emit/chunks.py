@@ -36,12 +36,12 @@ def halves(graph: Graph) -> tuple[Graph, Graph]:
     cut = _place(graph, last, light)
     crossing = _crossing(graph, cut, light)
     ports = tuple(_ports(graph, crossing))
-    before = _needed(graph.nodes[:cut], [node.output for node in crossing])
+    before = needed(graph.nodes[:cut], [node.output for node in crossing])
     again = [node for node in graph.nodes[:cut] if node.output.id in light]
-    after = _needed([*again, *graph.nodes[cut:]], [port.value for port in graph.outputs])
+    after = needed([*again, *graph.nodes[cut:]], [port.value for port in graph.outputs])
     return (
-        Graph(f"{graph.name}_chunk1", _read(graph.inputs, before), ports, before),
-        Graph(f"{graph.name}_chunk2", (*ports, *_read(graph.inputs, after)), graph.outputs, after),
+        Graph(f"{graph.name}_chunk1", read(graph.inputs, before), ports, before),
+        Graph(f"{graph.name}_chunk2", (*ports, *read(graph.inputs, after)), graph.outputs, after),
     )
 
 
@@ -125,7 +125,7 @@ def _ports(graph: Graph, crossing: Iterable[Node]) -> Iterator[Port]:
         yield Port(name, node.output, tuple(f"{name}_{each}" for each in extents))
 
 
-def _needed(nodes: Sequence[Node], results: Iterable[Value]) -> tuple[Node, ...]:
+def needed(nodes: Sequence[Node], results: Iterable[Value]) -> tuple[Node, ...]:
     """The nodes, in their order, without those that no result depends on."""
     wanted = {value.id for value in results}
     found = []
@@ -136,6 +136,7 @@ def _needed(nodes: Sequence[Node], results: Iterable[Value]) -> tuple[Node, ...]
     return tuple(reversed(found))
 
 
-def _read(inputs: Iterable[Port], nodes: Iterable[Node]) -> tuple[Port, ...]:
+def read(inputs: Iterable[Port], nodes: Iterable[Node]) -> tuple[Port, ...]:
+    """The inputs that some of the nodes read."""
     read = {value.id for node in nodes for value in node.inputs}
     return tuple(port for port in inputs if port.value.id in read)

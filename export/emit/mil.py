@@ -18,10 +18,13 @@ from edgediff.export.emit.mil_names import Names, mil_name
 from edgediff.export.emit.mil_weights import Read
 from edgediff.export.emit.onnx import KeepFloat
 from edgediff.export.emit.onnx_lowering import weight_of
+from edgediff.export.emit.reduce_mil import REDUCED
 from edgediff.export.emit.sizes import Extents, sizes
 from edgediff.mil_ports import feature
 
 __all__ = ["mil_name", "program"]
+
+_SAID = {**LOWERINGS, **REDUCED}
 
 # Angles and the numbers they come from are too coarse in half precision.
 _ALWAYS_FLOAT = ("timestep_embedding",)
@@ -71,7 +74,7 @@ def program(
         for node in _needed(graph, signature):
             b.enter(node.scope)
             b.half = form.half and node.op not in _ALWAYS_FLOAT and not keep_float(node)
-            b.bind(node.output, LOWERINGS[node.op](b, node, [b.read(value) for value in node.inputs]))
+            b.bind(node.output, _SAID[node.op](b, node, [b.read(value) for value in node.inputs]))
         b.enter("")
         b.half = False
         function.set_outputs([_leave(b, port, signature) for port in outputs])

@@ -15,6 +15,7 @@ from edgediff.export.emit.onnx_integers import codings_of, held, offered, pairs,
 from edgediff.export.emit.onnx_integers_direct import direct
 from edgediff.export.emit.onnx_lowering import LOWERINGS, Lowering
 from edgediff.export.emit.onnx_taps import holding, tap
+from edgediff.export.emit.reduce_onnx import REDUCED
 from edgediff.export.emit.sizes import Extents, sizes
 
 _PRODUCER = "edgediff"
@@ -111,7 +112,7 @@ def emit(
     b = Builder(storage, codings_of(graph, layers))
     b.rows = not profile.integers.direct and bool(observed(graph, layers.choices))
     b.shapes = _shapes(graph, extents, batch) if profile.fixed and extents is not None else {}
-    lowerings = {**LOWERINGS, **profile.lowerings}
+    lowerings = {**LOWERINGS, **REDUCED, **profile.lowerings}
     seen = holding(graph, taps)
     plan = {
         **profile.plan(holding(seen, held(graph, layers))),
@@ -177,7 +178,11 @@ def _name_outputs(b: Builder, outputs: tuple[Port, ...], channels_last: bool) ->
 def _shapes(graph: Graph, extents: Mapping[str, Extents], batch: int) -> dict[int, tuple[int, ...]]:
     """The shapes of the values that have a batch axis for certain, by id."""
     known = sizes(graph, extents)
-    batchless = {node.output.id for node in graph.nodes if node.op == "positions"}
+    batchless = {
+        node.output.id
+        for node in graph.nodes
+        if node.op in ("positions", "windows") or node.attributes.get("windows", 1) != 1
+    }
     values = [port.value for port in graph.inputs] + [node.output for node in graph.nodes]
     found: dict[int, tuple[int, ...]] = {}
     for value in values:

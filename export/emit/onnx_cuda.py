@@ -20,6 +20,7 @@ from edgediff.export.emit.onnx_builder import Builder, Rewrite
 from edgediff.export.emit.onnx_fused import attention
 from edgediff.export.emit.onnx_lowering import LOWERINGS, MICROSOFT, NEAREST, Lowering, bias_of, weight_of
 from edgediff.export.emit.onnx_patterns import Gated, SkipNorm, gated, skip_norms
+from edgediff.export.emit.reduce_onnx import lowerings
 
 _GATED = (1280, 2560, 5120)  # half widths that BiasSplitGelu has kernels for
 _GROUPS = 32
@@ -250,6 +251,7 @@ ORT_CUDA = Profile(
         "upsample_like": _upsample_like,
         "to_tokens": _to_tokens,
         "to_image": _to_image,
+        **lowerings(first=1),
     },
     domains=((MICROSOFT, 1),),
     plan=plan,

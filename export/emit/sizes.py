@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from edgediff.export.emit import reduce_sizes
 from edgediff.export.emit.graph import Graph, Kind, Node
 
 Extents = tuple[int, ...]  # (height, width) of an image, (length,) of tokens and ids, () of the rest
@@ -21,6 +22,8 @@ def sizes(graph: Graph, inputs: Mapping[str, Extents]) -> dict[int, Extents]:
 
 def _after(node: Node, given: list[Extents]) -> Extents:
     first = given[0]
+    if node.op in reduce_sizes.OPERATIONS:
+        return reduce_sizes.tokens_after(node, given)
     match node.op:
         case "downsample":
             rounding = 0 if node.attributes["asymmetric"] else 1

@@ -57,6 +57,7 @@ def build(source: Source, recipe: Recipe | None = None) -> Model:
         raise SourceError(f"{source.where}: names no text_encoder. The model is incomplete.")
     text = texts.build(source, encoders, penultimate=denoiser.added is not None)
     vae = autoencoders.build(source)
+    tiny, tiny_scale = autoencoders.tiny_decoder(source, vae)
     _check_text(source, denoiser, text)
     size_ids = _size_ids(source, denoiser, text.pooled)
     tasks = _tasks(source, denoiser, vae, size_ids)
@@ -76,9 +77,11 @@ def build(source: Source, recipe: Recipe | None = None) -> Model:
         facts["size_ids"] = list(size_ids)
     if control_facts:
         facts["controls"] = control_facts
+    if tiny_scale is not None:
+        facts["tiny_decoder"] = tiny_scale
     dropped = [n for n in source.index if source.class_of(n) is not None and n not in _CARRIED]
     return Model(
-        parts=(*text.parts, *_denoisers(unet, denoiser, len(size_ids), bool(nets)), *nets, *vae.parts),
+        parts=(*text.parts, *_denoisers(unet, denoiser, len(size_ids), bool(nets)), *nets, *vae.parts, *tiny),
         facts=facts,
         defaults=defaults(source, scheduler, denoiser, unet.config, vae.downscale, recipe),
         files={

@@ -82,6 +82,7 @@ def _cost(request: tasks.Request, work: Mapping[str, float], roles: Collection[s
     total += rows * sum(each for role, each in work.items() if role.startswith("text_encoder"))
     if "decoder" in roles or "encoder" in roles:
         total += work["decoder"]
+    total += work["tiny_decoder"] if "tiny_decoder" in roles else 0.0
     return total + (work["encoder"] if "encoder" in roles else 0.0)
 
 

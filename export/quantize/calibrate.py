@@ -26,12 +26,13 @@ from edgediff.export.quantize.plan import Plan
 from edgediff.export.quantize.prompts import CAPTIONS
 from edgediff.export.quantize.ranges import Seen, least_error, with_room
 from edgediff.export.quantize.tapped import tapped
-from edgediff.export.quantize.trajectory import Array, Watched, asked, decode, draw, encode
+from edgediff.export.quantize.trajectory import PICTURES, Array, Watched, asked, decode, draw, encode
 from edgediff.runtime import Tensor
+from edgediff.step_cache import ROLE as SHALLOW
 
 Say = Callable[[str], None]
 # What is also drawn without pictures that steer.
-_UNSTEERED = ("denoiser", "decoder", "encoder")
+_UNSTEERED = ("denoiser", "decoder", "tiny_decoder", "encoder")
 _SIDE, _SCENES = 256, 2  # pixels of a side, at most, and number of pictures made by a rule
 
 
@@ -76,7 +77,8 @@ def observe(
         NumericError: a value is NaN or infinite; the message names the layer.
         UnsupportedError: a layer is never reached by what the bundle's tasks draw.
     """
-    wanted = {part.role: observed(part.graph, plan.choices(part.role)) for part in model.parts}
+    graphs = {part.role: part.graph for part in model.parts if part.role != SHALLOW}
+    wanted = {role: observed(graph, plan.choices(role)) for role, graph in graphs.items()}
     wanted = {role: values for role, values in wanted.items() if values}
     if not wanted:
         return Calibration({}, {}, None)
@@ -98,7 +100,8 @@ def observe(
         for role, found in watch.found.items()
         for rule in (least_error if _walks(parts[role].graph) else with_room,)
     }
-    return Calibration(spans, watch.found, chosen)
+    shallow = {SHALLOW: spans["denoiser"]} if "denoiser" in spans else {}  # its values are the denoiser's
+    return Calibration({**spans, **shallow}, watch.found, chosen)
 
 
 def _walks(graph: Graph) -> bool:
@@ -121,11 +124,11 @@ def _drawn(
         own = [words[i % len(words)] for i in which]
         return asked(bundle, own, which, steps, scene, lines if control else None)
 
-    pictured = "decoder" in roles or "encoder" in roles
+    pictured = any(role in PICTURES for role in roles)
     shown = _shown(bundle) if pictured and "encoder" in bundle.components else []
     work = budgets.work_of(model)
     share = sum(each.size for each in shown) / (3 * size["height"] * size["width"])
-    rest = budget - share * (work.get("encoder", 0.0) + work.get("decoder", 0.0))
+    rest = budget - share * sum(work.get(role, 0.0) for role in PICTURES)
     chosen = course(
         bundle, model, roles, lambda steps: ask([0], steps, steered[-1]), len(words), len(steered), rest
     )
@@ -139,6 +142,8 @@ def _drawn(
     if pictured:
         known = encode(parts, shown)
         pictures = decode(parts, [*drawn, *known])[: len(drawn)]
+        if "tiny_decoder" in roles:
+            decode(parts, [*drawn, *known], "tiny")
         if "encoder" in roles:
             encode(parts, [np.clip(each, -1, 1) for each in pictures])
     return chosen

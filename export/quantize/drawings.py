@@ -20,14 +20,13 @@ from edgediff.errors import InputError, NumericError
 from edgediff.export.emit.integers import Choice
 from edgediff.export.quantize import scenes
 from edgediff.export.quantize.budget import work_of
-from edgediff.export.quantize.trajectory import Watched, asked, draw, encode, passes
+from edgediff.export.quantize.trajectory import PICTURES as PICTURES
+from edgediff.export.quantize.trajectory import Watched, asked, decode, draw, encode, passes
 from edgediff.export.quantize.trials import Trials
 from edgediff.runtime import Graph, Tensor
 
 Array = np.ndarray[Any, Any]
 Distance = Callable[[Sequence[Array], Sequence[Array]], float]
-PICTURES = ("decoder", "encoder")
-"""Roles that are judged by what they give; all others by the latents that are drawn with them."""
 _SIDE = 256  # pixels of a side that decoders and encoders are judged on: what they do is local
 _SHOWN = 8
 _WORST = 1e9  # stands for an error that is not finite
@@ -124,7 +123,7 @@ class Drawings:
             self._float.only(())
             return {}
         request = self._requests[0].call
-        roles = {*self._trials.bundle.text_roles, *request.denoisers} - choices.keys()
+        roles = {*self._trials.bundle.prompt_roles, *request.denoisers} - choices.keys()
         self._float.only(tuple(roles))
         return {role: self._float.graph(role) for role in roles}
 
@@ -136,6 +135,8 @@ class Drawings:
         latents = np.concatenate(self._latents)[:_SHOWN]
         self._float.only(("decoder",))
         made = self._decoded(_middle(latents, sides))
+        if "tiny_decoder" in self._trials.bundle.components:
+            decode(self._float, [_middle(latents, sides)], "tiny")
         if "encoder" in self._trials.bundle.components:
             shown = [*made, scenes.signed(picture)]
             encode(self._float, [_middle(np.clip(each, -1, 1), [_SIDE, _SIDE]) for each in shown])

@@ -18,7 +18,7 @@ from edgediff.export.forms import forms_of
 from edgediff.export.json_files import dump_json
 from edgediff.export.quantize.calibrate import Calibration, observe
 from edgediff.export.quantize.gates import judge
-from edgediff.export.quantize.plan import SCHEMES, Plan
+from edgediff.export.quantize.plan import REDUCED, SCHEMES, Plan
 from edgediff.export.quantize.plan_file import FILE as RECIPE
 from edgediff.export.quantize.plan_file import fitted, read_plan, to_json
 from edgediff.export.quantize.prompts import EVALUATION, own_prompts, read_prompts
@@ -28,11 +28,14 @@ from edgediff.export.quantize.repair import repaired
 from edgediff.export.quantize.schemes import plan_of
 from edgediff.export.quantize.search import least_bytes, search
 from edgediff.export.quantize.tune import symmetric, tune
+from edgediff.export.reduced import UNMEASURED, doubt, loss_told, row_spread
 from edgediff.export.sources import Source
 from edgediff.export.write import MANIFEST, Folder, new_folder, scratch_folder
 
 MIXED_PSNR = 35.0
 """What a mixed plan holds where no bound is given: the gate that Apple's converter has for its own."""
+# What stores and computes no integers, and so has no recipe.
+_WITHOUT_LAYERS = ("fp16", REDUCED)
 Say = Callable[[str], None]
 
 
@@ -75,8 +78,8 @@ class Wanted:
     explain: bool = False
 
 
-def wanted(options: Quantizing) -> Wanted | None:
-    """What the caller asks for; None where nothing is to be quantized.
+def wanted(options: Quantizing, attention: str | None = None) -> Wanted | None:
+    """What the caller asks for; None where nothing is to be quantized, and nothing reduced and measured.
 
     Raises:
         InputError: an option is unknown, out of range, or goes with another scheme.
@@ -85,11 +88,13 @@ def wanted(options: Quantizing) -> Wanted | None:
     if "receipt" in options and options["receipt"] is False:
         given["receipt"] = False
     scheme = options.get("quantize")
-    if scheme is None:
+    if scheme is None and attention is not None and given.keys() <= {"receipt", "min_psnr", "force"}:
+        scheme = given["quantize"] = REDUCED
+    elif scheme is None:
         if given:
             raise InputError(f"{', '.join(given)}: only with quantize; choose one of {', '.join(SCHEMES)}.")
         return None
-    if scheme not in SCHEMES:
+    if scheme not in (*SCHEMES, REDUCED):
         raise InputError(f"quantize {scheme!r}: known are {', '.join(SCHEMES)}.")
     made = Wanted(**given)  # type: ignore[arg-type]
     bounds = {"min_psnr": made.min_psnr, "max_size": made.max_size, "max_latency": made.max_latency}
@@ -114,8 +119,11 @@ def write_quantized(
     floats: Content,
     overwrite: bool,
     say: Say,
+    whole: Model | None = None,
 ) -> dict[str, Any]:
     """Write the bundle whole, or nothing. ``floats`` is what stays of the export without integers.
+
+    ``whole`` is the model before its attention was reduced, where it was: what all is measured against.
 
     The result: as ``export_onnx`` says.
 
@@ -127,17 +135,20 @@ def write_quantized(
     with scratch_folder(out) as scratch:
         parent = scratch / "parent"
         say("writing the float parent, which is measured against")
-        _write_parent(parent, source, model)
+        _write_parent(parent, source, model if whole is None else whole)
         decided = _decided(asked, plan, source, model, parent, say)
         content = _content(asked, floats, decided)
         with new_folder(out, overwrite) as folder:
             filled = fill(folder, source, model, content, say)
-            if asked.quantize != "fp16":
+            if asked.quantize not in _WITHOUT_LAYERS:
                 folder.write(RECIPE, to_json(decided.plan))
             quality = (
                 _proven(folder, filled, parent, source, model, decided, asked, say) if asked.receipt else None
             )
             folder.write(MANIFEST, _manifest(folder, filled, quality))
+        doubts = _doubts(model, asked)
+        for note in doubts:
+            say(f"note: {note}")
     total = sum(int(facts["bytes"]) for facts in folder.files.values())
     return {
         "bundle": str(out),
@@ -146,9 +157,19 @@ def write_quantized(
         "precision": content.precision,
         "ran": filled.ran,
         "quality": quality,
-        "notes": [*model.notes, *filled.notes, *decided.notes],
+        "notes": [*model.notes, *filled.notes, *decided.notes, *doubts],
         **({"explanation": _explained(model, decided)} if asked.explain else {}),
     }
+
+
+def _doubts(model: Model, asked: Wanted) -> list[str]:
+    """What is to be said of the loss of reduced attention."""
+    if "attention" not in model.facts:
+        return []
+    if not asked.receipt:
+        return [UNMEASURED]
+    said = doubt(row_spread(model))
+    return [] if said is None else [said]
 
 
 def _possible(asked: Wanted, plan: Plan, model: Model, floats: Content) -> None:
@@ -157,7 +178,7 @@ def _possible(asked: Wanted, plan: Plan, model: Model, floats: Content) -> None:
     Raises:
         InputError: no mixed plan is so small. UnsupportedError: a profile has no form for a layer.
     """
-    if asked.quantize == "fp16":
+    if asked.quantize in _WITHOUT_LAYERS:
         return
     if asked.max_size is not None and asked.plan is None:
         least = least_bytes(model) / 1e6
@@ -183,6 +204,8 @@ def first_plan(asked: Wanted, model: Model) -> Plan:
     """
     if asked.plan is not None:
         return fitted(read_plan(Path(asked.plan)), model)
+    if asked.quantize == REDUCED:
+        return Plan(REDUCED, {})
     return plan_of("int8" if asked.quantize == "mixed" else asked.quantize, model)
 
 
@@ -212,7 +235,7 @@ def _ahead(plan: Plan, model: Model) -> dict[str, Quantization]:
 
 def _decided(asked: Wanted, plan: Plan, source: Source, model: Model, parent: Path, say: Say) -> _Decided:
     """Calibrate where layers compute in int8; choose a mixed plan; choose the forms of convolutions."""
-    if asked.quantize == "fp16":
+    if asked.quantize in _WITHOUT_LAYERS:
         return _Decided(plan, {})
     prompts = own_prompts(source) if asked.calibration is None else read_prompts(Path(asked.calibration))
     seen = observe(parent, model, plan, prompts=prompts, report=say)
@@ -269,13 +292,19 @@ def _proven(
         )
     finally:
         provisional.unlink()
+    if "attention" in model.facts:
+        told |= loss_told(model)
     reasons = judge(told, asked.quantize, min_psnr=asked.min_psnr)
     if reasons and not asked.force:
         raise CheckFailed(
-            f"{asked.quantize} does not serve its purpose here: {'; '.join(reasons)}. "
+            f"{_called(asked)} does not serve its purpose here: {'; '.join(reasons)}. "
             "Nothing was written; --force keeps such a bundle."
         )
     return {**told, "failed": reasons} if reasons else told
+
+
+def _called(asked: Wanted) -> str:
+    return "reduced attention" if asked.quantize == REDUCED else asked.quantize
 
 
 def _write_parent(path: Path, source: Source, model: Model) -> None:
@@ -291,6 +320,8 @@ def _manifest(folder: Folder, filled: Filled, quality: Mapping[str, Any] | None)
 
 
 def _content(asked: Wanted, floats: Content, decided: _Decided) -> Content:
+    if asked.quantize == REDUCED:
+        return floats
     if asked.quantize == "fp16":
         return replace(floats, storage="fp16", precision="fp16")
     return replace(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgediff.export.quantize.plan import REDUCED
 from edgediff.retrace import below, told_db
 
 SLOWER = 1.3
@@ -50,7 +51,12 @@ FLOORS: Mapping[str, Floor] = {
 
 
 def floors(scheme: str, roles: Iterable[str], min_psnr: float | None = None) -> dict[str, Any]:
-    """The floors of a scheme, as the manifest holds them; ``min_psnr`` replaces that of the final latents."""
+    """The floors of a scheme, as the manifest holds them; ``min_psnr`` replaces that of the final latents.
+
+    What reduced attention may cost is the caller's alone to say: there is no other floor for it.
+    """
+    if scheme == REDUCED:
+        return {} if min_psnr is None else {"latents_psnr_db": min_psnr}
     return FLOORS[scheme].told(roles, min_psnr)
 
 
@@ -61,6 +67,8 @@ def judge(receipt: Mapping[str, Any], scheme: str, *, min_psnr: float | None = N
     """
     components = receipt["components"]
     asked = floors(scheme, components, min_psnr)
+    if scheme == REDUCED:
+        return below(receipt, asked)
     reasons = below(receipt, asked)
     for role, component in components.items():
         worst = component.get("worst_layer")

@@ -9,6 +9,8 @@ from typing import Any
 from edgediff.export.emit.integers import Choice
 
 SCHEMES = ("fp16", "int8", "int8-weights", "int4-weights", "mixed")
+REDUCED = "reduced"
+"""What a receipt calls a bundle of which nothing but the attention was changed."""
 CHOICES: tuple[Choice, ...] = ("float", "int8", "int8-weights", "int4-weights")
 Sensitivity = Mapping[str, Mapping[str, Mapping[Choice, float]]]
 

@@ -20,9 +20,11 @@ from edgediff.bundle import Bundle
 from edgediff.export.families.parts import Model
 from edgediff.export.quantize.budget import course
 from edgediff.export.quantize.scenes import dead_leaves, edges
+from edgediff.export.quantize.trajectory import PICTURES
 from edgediff.reference import Array, Call, Pass, Record, Sample
 from edgediff.retrace import Drawn, Lean, request, walk
 from edgediff.runtime import Tensor
+from edgediff.step_cache import FEATURES
 
 WORK = 26e12
 """Floating-point operations of all walks; about two and a half minutes on two cores of a server of 2023."""
@@ -30,6 +32,7 @@ BYTES = 8 << 20
 """What all recorded passes may take, equal rows counted once."""
 PROMPTS = 16
 _STEPS, _FEW_STEPS = 4, 2  # kept of each walk; of a full-size model's
+_LATENTS = 32  # side of what the tiny decoder is given, which is local
 _STEERED, _ENCODED = 256, 512  # sides of pictures whose passes would fill the file: residuals, pixels
 _SCENE = 1000  # seed of the picture that calls are given
 
@@ -71,6 +74,7 @@ def record(
     parts.steps = _STEPS if chosen.note is None else _FEW_STEPS
     try:
         drawn = list(walk(parts, [request(bundle, settings, given, each) for each in calls], parts.step))
+        _decode_tiny(parts, drawn)
         _encode(parts, drawn)
     finally:
         parts.close()
@@ -141,7 +145,7 @@ class _Watching(Lean):
         """Run a role's graph once, and keep the pass if it is wanted."""
         outputs = super().run(role, inputs)
         rank = 0
-        if self._now is not None and role not in ("decoder", "encoder"):
+        if self._now is not None and role not in PICTURES:
             rank = self._ranks.get(self._now[1], -1)
             if rank < 0 or (role, self._now) in self._done:
                 return outputs  # some samplers run it twice in a step
@@ -160,7 +164,7 @@ class _Watching(Lean):
         for encoder in () if text is None else text.encoders:
             if encoder.role == role:
                 return [encoder.hidden] if encoder.pooled is None else [encoder.hidden, encoder.pooled]
-        return list(outputs)
+        return [name for name in outputs if name != FEATURES]  # which only the shallow denoiser reads
 
     def _counted(self, role: str, output: Tensor) -> int | None:
         """Of means and log variances of latents, the means."""
@@ -172,6 +176,13 @@ def _ranks(total: int, count: int) -> dict[int, int]:
     """The steps of a walk that are kept, the most wanted first: the first, the last, and between them."""
     spread = (0, total - 1, (total - 1) // 3, 2 * (total - 1) // 3)
     return {step: rank for rank, step in enumerate(dict.fromkeys(spread[:count]))}
+
+
+def _decode_tiny(parts: _Watching, drawn: Sequence[Drawn]) -> None:
+    """Let the tiny decoder see the latents, which no call asks it to decode; the middle of large ones."""
+    for each in drawn if "tiny_decoder" in parts.bundle.components else ():
+        top, left = (max(0, (extent - _LATENTS) // 2) for extent in each.latents.shape[2:])
+        latents.decode(parts, each.latents[:, :, top : top + _LATENTS, left : left + _LATENTS], "tiny")
 
 
 def _encode(parts: _Watching, drawn: Sequence[Drawn]) -> None:

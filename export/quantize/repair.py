@@ -20,7 +20,7 @@ from edgediff.export.quantize.trials import Trials
 from edgediff.export.quantize.units import searched
 
 Say = Callable[[str], None]
-HELD = {"decoder": 30.0, "encoder": 30.0}
+HELD = dict.fromkeys(PICTURES, 30.0)
 """Decibel, of what a network gives for pictures, beside its largest range: below it layers are looked at."""
 _DRAWN = 25.0  # of the final latents, for networks that draw
 _BUDGET = (

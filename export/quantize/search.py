@@ -15,7 +15,7 @@ from pathlib import Path
 from edgediff.errors import CheckFailed
 from edgediff.export.emit.integers import Choice, Span
 from edgediff.export.families.parts import Model
-from edgediff.export.quantize.drawings import Drawings, decibel
+from edgediff.export.quantize.drawings import PICTURES, Drawings, decibel
 from edgediff.export.quantize.mixing import LATENTS, TIMED, Bounds, Mixer, Picked, choices_of
 from edgediff.export.quantize.plan import CHOICES, Decision, Plan
 from edgediff.export.quantize.prompts import CAPTIONS
@@ -113,7 +113,7 @@ def _timed(model: Model, tuned: Tuned | None, threads: int | None, say: Say) -> 
 
 def _drawing(model: Model) -> list[str]:
     """The networks that have a part in the final latents, each once."""
-    return [part.role for part in searched(model) if part.role not in ("decoder", "encoder")]
+    return [part.role for part in searched(model) if part.role not in PICTURES]
 
 
 class _Chooser:

@@ -16,6 +16,8 @@ from edgediff.parts import Parts
 from edgediff.runtime import Tensor
 
 Array = np.ndarray[Any, Any]
+PICTURES = ("decoder", "tiny_decoder", "encoder")
+"""Roles that are judged by what they give; all others by the latents that are drawn with them."""
 Seen = Callable[[str, Mapping[str, Tensor], dict[str, Tensor]], dict[str, Tensor]]
 """Called after each pass with the role, its inputs and outputs; gives back those that the task gets."""
 
@@ -100,10 +102,11 @@ def draw(parts: Watched, requests: Sequence[tasks.Request], decoded: bool = True
     yield from decode(parts, done) if decoded else done
 
 
-def decode(parts: Watched, drawn: Sequence[Array]) -> list[Array]:
-    """The pictures of latents as the decoder gives them: (B, 3, H, W), around [-1, 1]."""
-    parts.only(("decoder",))
-    return [latents.decode(parts, each) for each in drawn]
+def decode(parts: Watched, drawn: Sequence[Array], decoder: str = "full") -> list[Array]:
+    """The pictures of latents as a decoder, ``full`` or ``tiny``, gives them: (B, 3, H, W), around
+    [-1, 1]."""
+    parts.only((latents.chosen(parts.bundle, decoder)[0],))
+    return [latents.decode(parts, each, decoder) for each in drawn]
 
 
 def encode(parts: Watched, pictures: Sequence[Array]) -> list[Array]:

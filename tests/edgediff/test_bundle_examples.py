@@ -50,6 +50,9 @@ LOADER_ONLY = {
     "encoders-of-two-lengths": "compares two fields",
     "encoders-twice": "compares two fields",
     "controls-of-absent-role": "compares two fields",
+    "projections-of-absent-role": "compares two fields",
+    "projections-of-two-widths": "compares two fields",
+    "projections-unread": "compares two fields",
     "limits-upside-down": "compares two fields",
 }
 # What the message must name, where it is not the file's own name before the dash.

@@ -27,7 +27,7 @@ class Mac:
         self.system("15.3.1")
         patch.setattr(tools, "on_mac", lambda: True)
         patch.setattr("platform.machine", lambda: "arm64")
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("EDGEDIFF_CACHE", str(folder / "cache" / "edgediff"))
         patch.setenv("FAKE_COREML_LOG", str(self._log))
         before = os.environ.get("PYTHONPATH")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(FAKE), *([before] if before else [])]))

@@ -314,8 +314,8 @@ def test_a_call_that_core_ml_refuses(mac: Mac, folder: Path) -> None:
 
 def test_a_cache_that_cannot_be_written(mac: Mac, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "file"))
-    with pytest.raises(ResourceError, match="set XDG_CACHE_HOME"):
+    monkeypatch.setenv("EDGEDIFF_CACHE", str(folder / "file"))
+    with pytest.raises(ResourceError, match="set EDGEDIFF_CACHE"):
         graph(folder)
 
 
@@ -338,7 +338,8 @@ def test_coremltools_missing_or_broken(mac: Mac, folder: Path, monkeypatch: pyte
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name in ("EDGEDIFF_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("sys.platform", "darwin")
     assert cache.root() == Path("/home/somebody/Library/Caches/edgediff/coreml")
 

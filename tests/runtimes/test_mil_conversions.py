@@ -19,6 +19,8 @@ pytest.importorskip("coremltools")
 from mil_helpers import decibels, ran, relative  # noqa: E402
 from mil_traced import convert, randomise  # noqa: E402
 
+from tests.thorough import THOROUGH  # noqa: E402
+
 pytestmark = pytest.mark.parity
 
 FLOAT, HALF = 1e-4, 45.0  # by the largest value; decibels
@@ -168,12 +170,15 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "text, gelu, projected": lambda: text("gelu", True),
 }
 ALL = ("iOS15", "iOS16", "iOS17", "iOS18")
-# Two networks for all targets; every other one for the oldest target that edgediff writes in half precision,
-# and for the newest in float32.
+# Two networks for all targets; every other one turn about for the oldest target that edgediff writes in half
+# precision and for the newest in float32, and in the thorough run for both.
 HALVES = {"iOS15": (False,), "iOS16": (True,), "iOS17": (False, True), "iOS18": (False, True)}
 WHOLE = ("unet", "text, gelu, projected")
+TURNS = (("iOS17", True), ("iOS18", False))
 FORMS = [(name, target, half) for name in WHOLE for target in ALL for half in HALVES[target]] + [
-    (name, *form) for name in NETWORKS if name not in WHOLE for form in (("iOS17", True), ("iOS18", False))
+    (name, *form)
+    for i, name in enumerate(n for n in NETWORKS if n not in WHOLE)
+    for form in (TURNS if THOROUGH else TURNS[i % 2 :][:1])
 ]
 
 

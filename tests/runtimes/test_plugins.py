@@ -17,6 +17,8 @@ from edgediff.runtimes import _ort_providers as providers
 class Ort:
     """As much of onnxruntime as a plug-in needs; a second registration fails, as the real one's does."""
 
+    GraphOptimizationLevel = types.SimpleNamespace(ORT_DISABLE_ALL=0)
+
     def __init__(self, hardware: bool = True) -> None:
         self.registered: list[str] = []
         self.asked: list[Any] = []

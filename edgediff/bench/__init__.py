@@ -1,0 +1,1 @@
+"""Measuring a bundle on the machine at hand: what `edgediff bench` runs."""
